@@ -15,6 +15,9 @@ write_basic_package_version_file(quireConfigVersion.cmake COMPATIBILITY SameMino
 install(FILES ${PROJECT_BINARY_DIR}/quireConfig.cmake ${PROJECT_BINARY_DIR}/quireConfigVersion.cmake
         DESTINATION ${quire_cmake_dir})
 
+# The pkg-config file finds the prefix from its own place, so that an install tree can be moved.
+file(RELATIVE_PATH QUIRE_PC_PREFIX /${CMAKE_INSTALL_LIBDIR}/pkgconfig /)
+string(REGEX REPLACE "/$" "" QUIRE_PC_PREFIX ${QUIRE_PC_PREFIX})
 set(QUIRE_PC_LIBS_PRIVATE ${OpenMP_CXX_FLAGS})
 if(QUIRE_HAS_CUDA)
   string(APPEND QUIRE_PC_LIBS_PRIVATE " -L${CUDAToolkit_LIBRARY_DIR} -lcudart_static -lrt -ldl -lpthread")
