@@ -38,11 +38,15 @@ foreach(isa IN LISTS QUIRE_ISAS)
 endforeach()
 
 if(QUIRE_HAS_CUDA)
-  target_sources(quire PRIVATE ${quire_cuda_sources})
   quire_glob(quire_cuda_host_sources *.cc src/cuda)
-  target_sources(quire PRIVATE ${quire_cuda_host_sources})
+  add_library(quire_cuda OBJECT ${quire_cuda_sources} ${quire_cuda_host_sources})
+  quire_compile_options(quire_cuda)
+  target_include_directories(quire_cuda PRIVATE ${PROJECT_SOURCE_DIR}/include)
+  target_compile_options(quire_cuda PRIVATE
+    "$<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr;-Xcompiler=-Wall>")
+  target_link_libraries(quire_cuda PRIVATE CUDA::cudart_static)
+  target_sources(quire PRIVATE $<TARGET_OBJECTS:quire_cuda>)
   target_compile_definitions(quire PRIVATE QUIRE_HAS_CUDA=1)
-  target_compile_options(quire PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr -Xcompiler=-Wall>)
   target_link_libraries(quire PRIVATE CUDA::cudart_static)
 endif()
 
