@@ -1,0 +1,162 @@
+// Attention metadata: what a scheduler knows of a batch, what builders make of it, and the pure functions they share.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "quire/plan.h"
+#include "quire/status.h"
+#include "quire/tensor.h"
+#include "quire/tree.h"
+#include "quire/variant.h"
+
+namespace quire {
+
+struct MmRange {
+  std::int32_t start = 0;  // inclusive absolute positions; start >= end means nothing
+  std::int32_t end = 0;
+};
+
+// The batch as the engine hands it to every builder. Spans and views are the caller's and must outlive the metadata
+// that is built from them. The *_cpu arrays are on the host; the tensors are where attention runs. On the CPU
+// query_start_loc and seq_lens may be left empty: the host arrays are used.
+struct CommonAttentionMetadata {
+  std::span<const std::int32_t> query_start_loc_cpu;      // [num_reqs + 1]
+  std::span<const std::int32_t> seq_lens_cpu;             // [num_reqs]
+  std::span<const std::int32_t> num_computed_tokens_cpu;  // [num_reqs], optional
+  TensorView query_start_loc;                             // int32 [num_reqs + 1]
+  TensorView seq_lens;                                    // int32 [num_reqs]
+  std::int32_t num_reqs = 0;
+  std::int32_t num_actual_tokens = 0;  // without padding
+  std::int32_t max_query_len = 0;
+  std::int32_t max_seq_len = 0;   // may be an upper bound
+  TensorView block_table_tensor;  // int32 [num_reqs, max_blocks]; empty for encoder attention
+  TensorView slot_mapping;        // int64 [num_actual_tokens or more]; empty for encoder attention
+  bool causal = true;
+  std::span<const std::uint8_t> causal_per_seq;         // [num_reqs], optional: overrides causal
+  std::span<const std::int32_t> logits_indices_padded;  // for KV-sharing fast prefill
+  std::int32_t num_logits_indices = 0;
+  std::span<const std::int32_t> encoder_seq_lens_cpu;  // [num_reqs], cross attention: keys of the encoder
+  TensorView positions;                                // optional int64 [num_tokens]
+  std::span<const std::uint8_t> is_prefilling;         // [num_reqs], optional
+  // mm-prefix: request i has ranges mm_ranges[mm_range_start[i] .. mm_range_start[i + 1]); both empty: none.
+  std::span<const MmRange> mm_ranges;
+  std::span<const std::int32_t> mm_range_start;  // [num_reqs + 1]
+  // Trees by request [num_reqs], null for a request without one; empty: the builder's own tree for requests of its
+  // size.
+  std::span<const TokenTree* const> trees;
+};
+
+struct DecodePrefillSplit {
+  std::int32_t num_decodes = 0;
+  std::int32_t num_prefills = 0;
+  std::int32_t num_decode_tokens = 0;
+  std::int32_t num_prefill_tokens = 0;
+  friend bool operator==(const DecodePrefillSplit&, const DecodePrefillSplit&) = default;
+};
+// How uniform decodes are asked for: any lengths up to the threshold, or all equal.
+enum class DecodeUniformity : std::uint8_t { kAny, kUniform };
+// SPEC 2.2. Decodes must be in front; otherwise an error names the first request out of order.
+Result<DecodePrefillSplit> split_decodes_and_prefills(const CommonAttentionMetadata& common,
+                                                      std::int32_t decode_threshold = 1,
+                                                      DecodeUniformity uniformity = DecodeUniformity::kAny);
+
+struct DecodePrefillExtendSplit {
+  std::int32_t num_decodes = 0;
+  std::int32_t num_extends = 0;
+  std::int32_t num_prefills = 0;
+  std::int32_t num_decode_tokens = 0;
+  std::int32_t num_extend_tokens = 0;
+  std::int32_t num_prefill_tokens = 0;
+  friend bool operator==(const DecodePrefillExtendSplit&, const DecodePrefillExtendSplit&) = default;
+};
+Result<DecodePrefillExtendSplit> split_decodes_prefills_and_extends(const CommonAttentionMetadata& common,
+                                                                    std::int32_t decode_threshold = 1);
+
+// The swaps that put decodes first: pairs of batch indices to exchange, in order. SPEC 2.3.
+struct ReorderInput {
+  std::span<const std::int32_t> num_scheduled_tokens;  // [num_reqs]
+  std::span<const std::int32_t> num_computed_tokens;   // [num_reqs]; unused by kTwoRegions
+  std::int32_t decode_threshold = 1;
+};
+enum class ReorderForm : std::uint8_t { kTwoRegions, kThreeRegions };  // decode | prefill, or decode | extend | prefill
+std::vector<std::pair<std::int32_t, std::int32_t>> reorder_swaps(const ReorderInput& input, ReorderForm form);
+
+// Arrays that a function derived from a batch; `common` points into them and at the original.
+struct DerivedBatch {
+  CommonAttentionMetadata common;
+  std::vector<std::int32_t> query_start_loc;
+  std::vector<std::int32_t> seq_lens;
+  std::vector<std::int32_t> num_computed_tokens;
+  std::vector<std::int32_t> block_table;
+};
+// Chunked local attention as virtual sequences, SPEC 2.5. Errors: chunk % block_size != 0.
+Result<std::unique_ptr<DerivedBatch>> make_local_attention_virtual_batches(std::int32_t chunk,
+                                                                           const CommonAttentionMetadata& common,
+                                                                           std::int32_t block_size);
+// The batch that layers after the first of a KV-sharing group see, SPEC 2.4: only the rows whose logits are wanted.
+Result<std::unique_ptr<DerivedBatch>> make_kv_sharing_fast_prefill_batch(const CommonAttentionMetadata& common);
+
+// slot = block_table[i][p / block_size] * block_size + p % block_size for the positions of each request's new tokens.
+// Errors: a position beyond the block table, a block id out of range.
+Status compute_slot_mapping(const CommonAttentionMetadata& common, std::int32_t block_size, std::int64_t num_blocks,
+                            std::span<std::int64_t> slot_mapping);
+
+// Checks everything about a batch that the host can see: starts monotone from 0 to num_actual_tokens, seq_len >=
+// query_len, seq_len within the block table, block ids in [0, num_blocks), slots in [-1, num_blocks * block_size),
+// trees of the request's query_len. Messages name the request.
+struct BatchLimits {
+  std::int64_t num_blocks = 0;
+  std::int32_t block_size = 0;
+};
+Status validate_batch(const CommonAttentionMetadata& common, const BatchLimits& limits);
+
+// What a builder makes of a batch for one kind of layer. It owns its small arrays and views the caller's tensors.
+struct AttentionMetadata {
+  std::int32_t num_reqs = 0;
+  std::int32_t num_actual_tokens = 0;
+  std::int32_t max_query_len = 0;
+  std::int32_t max_seq_len = 0;
+  std::int32_t num_decodes = 0;
+  std::int32_t num_prefills = 0;
+  std::int32_t num_decode_tokens = 0;
+  std::int32_t num_prefill_tokens = 0;
+  bool prefills_first = false;  // DIFFERENTIAL_FLASH_ATTN's order
+  bool causal = true;
+  std::vector<std::int32_t> query_start_loc;  // host [num_reqs + 1]
+  std::vector<std::int32_t> seq_lens;         // host [num_reqs]
+  TensorView query_start_loc_device;          // empty on the CPU
+  TensorView seq_lens_device;
+  TensorView block_table;
+  TensorView slot_mapping;
+  std::vector<std::uint8_t> causal_per_seq;
+  std::vector<std::int32_t> mm_prefix_ranges;  // [num_reqs, mm_prefix_max_ranges, 2]
+  std::int32_t mm_prefix_max_ranges = 0;
+  std::vector<std::int32_t> tree_sizes;  // [num_reqs], empty: no trees
+  std::vector<std::int64_t> tree_mask_offsets;
+  std::vector<std::uint64_t> tree_masks;
+  std::vector<std::int64_t> tree_bias_offsets;  // empty: masks only
+  std::vector<float> tree_biases;
+  std::vector<std::int32_t> logits_indices_padded;
+  std::int32_t num_logits_indices = 0;
+  std::int64_t num_blocks = 0;  // block ids were checked against this
+  std::int32_t block_size = 0;
+  // The terms the plan was clipped with; an impl whose own terms see more refuses the metadata.
+  Variant plan_variant;
+  AttentionPlan plan;
+
+  // The prefill and the decode part as metadata of their own (rebased starts, own plan), made on first use, null if
+  // empty.
+  const AttentionMetadata* prefill_metadata() const;
+  const AttentionMetadata* decode_metadata() const;
+
+ private:
+  mutable std::shared_ptr<const AttentionMetadata> prefill_;
+  mutable std::shared_ptr<const AttentionMetadata> decode_;
+};
+
+}  // namespace quire
