@@ -21,7 +21,8 @@ target_sources(quire PUBLIC FILE_SET HEADERS BASE_DIRS ${PROJECT_SOURCE_DIR}/inc
 target_compile_features(quire PUBLIC cxx_std_20)
 target_compile_definitions(quire PRIVATE QUIRE_VERSION="${PROJECT_VERSION}")
 target_link_libraries(quire PRIVATE OpenMP::OpenMP_CXX $<BUILD_INTERFACE:nlohmann_json::nlohmann_json>)
-set_target_properties(quire PROPERTIES VERSION ${PROJECT_VERSION} SOVERSION ${PROJECT_VERSION_MAJOR})
+set_target_properties(quire PROPERTIES VERSION ${PROJECT_VERSION} SOVERSION ${PROJECT_VERSION_MAJOR}
+                      VERIFY_INTERFACE_HEADER_SETS ON)
 
 # The ISA objects are a target of their own, so that the test over their symbols can ask for their names.
 if(quire_isa_sources)
