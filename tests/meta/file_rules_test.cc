@@ -49,5 +49,17 @@ TEST(FileRules, TheLibraryNeitherPrintsNorExits) {
   }
 }
 
+// c_api.h is the other way in, for C.
+TEST(FileRules, TheUmbrellaIncludesEveryPublicHeader) {
+  const std::filesystem::path folder = std::filesystem::path(QUIRE_SOURCE_DIR) / "include/quire";
+  const std::vector<std::string> umbrella = read_lines(folder / "quire.h");
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+    const std::string name = entry.path().filename().string();
+    if (name == "quire.h" || name == "c_api.h") continue;
+    const std::string line = "#include \"quire/" + name + "\"";
+    EXPECT_NE(std::find(umbrella.begin(), umbrella.end(), line), umbrella.end()) << "quire.h lacks " << line;
+  }
+}
+
 }  // namespace
 }  // namespace quire::meta
