@@ -46,12 +46,15 @@ struct AttentionPlan {
 struct PlanConfig {
   std::int32_t rows_per_token = 1;  // q_heads that share a K/V load: group size x streams
   std::int32_t tile_rows = 128;     // rows (tokens x rows_per_token) an item should have at most; at least one token
-  std::int32_t split_rows = 64;     // sequences with at most this many rows are split over their keys
+  std::int32_t split_rows = 64;     // sequences of at most this many rows, or of one token, are split over their keys
 };
 
-// query_start_loc [num_seqs + 1] and seq_lens [num_seqs] are host arrays that have passed validation. Splits that no
-// row of an item can see (window, chunk) are left out. A sequence without rows gets no item; rows without keys still
-// get one, so that their output becomes 0.
+// query_start_loc [num_seqs + 1] and seq_lens [num_seqs] are host arrays that have passed validation; the arrays that
+// `variant` points to (trees, ranges, causal flags) are host arrays too, its arrays by head are not read. Splits that
+// no row of an item can see (window, chunk) are left out. Rows whose keys lie in a single split are written directly: a
+// kernel folds every item split by split, so the result has the same bits as a merge. A sequence without rows gets no
+// item; rows without keys still get one, so that their output becomes 0. Items with partials of the same rows have
+// consecutive slots in ascending key order, from the MergeItem's first_partial on.
 AttentionPlan make_attention_plan(const PlanConfig& config, std::span<const std::int32_t> query_start_loc,
                                   std::span<const std::int32_t> seq_lens, const Variant& variant);
 

@@ -13,5 +13,6 @@
 #include "quire/status.h"
 #include "quire/tensor.h"
 #include "quire/tree.h"
+#include "quire/tree_draft.h"
 #include "quire/variant.h"
 #include "quire/version.h"

@@ -10,6 +10,9 @@
 
 namespace quire {
 
+// The root included. A batch carries size^2 / 64 words of mask a request.
+inline constexpr std::int32_t kMaxTreeSize = 4096;
+
 // A path from the root: the child index taken at each depth, (0), (1), (0, 0) ...
 using TreePath = std::vector<std::int32_t>;
 
@@ -17,13 +20,15 @@ using TreePath = std::vector<std::int32_t>;
 class TokenTree {
  public:
   // Sorts the choices by (length, path). Errors name the offending path: empty, negative entry, duplicate, missing
-  // parent.
+  // parent. No choice at all is the root alone.
   static Result<TokenTree> from_choices(std::span<const TreePath> choices);
-  // Parses "[(0,), (1,), (0, 0)]" (a Python list of tuples, as speculative_token_tree is written).
+  // Parses "[(0,), (1,), (0, 0)]" (a Python list of tuples, as speculative_token_tree is written). Errors give the
+  // column.
   static Result<TokenTree> parse(std::string_view text);
-  // (0), (0, 0), ... of `length` choices.
-  static TokenTree chain(std::int32_t length);
-  // Nodes by parent: parents[i] is the parent of node i + 1, a node index in [0, i]; any growing order is taken.
+  // (0), (0, 0), ... of `length` choices; 0 <= length < kMaxTreeSize.
+  static Result<TokenTree> chain(std::int32_t length);
+  // Nodes by parent: parents[i] is the parent of node i + 1, a node index in [0, i]; any growing order is taken and
+  // kept. choices() are the paths of the nodes in that order.
   static Result<TokenTree> from_parents(std::span<const std::int32_t> parents);
 
   std::int32_t size() const { return static_cast<std::int32_t>(parents_.size()) + 1; }
@@ -39,10 +44,14 @@ class TokenTree {
   const std::vector<std::uint64_t>& mask() const { return mask_; }
   // The same as float [size, size]: 0 where set, -inf elsewhere.
   std::vector<float> bias() const;
-  // The mask of nodes [first, first + count) alone, as drafting levels use it; [count, ceil(count / 64)].
+  // The mask of nodes [first, first + count) alone, as drafting levels use it; [count, ceil(count / 64)]. Empty unless
+  // 0 <= first, 0 <= count and first + count <= size().
   std::vector<std::uint64_t> submask(std::int32_t first, std::int32_t count) const;
 
  private:
+  // Fills depths, counts and mask from parents_.
+  void finish();
+
   std::vector<TreePath> choices_;
   std::vector<std::int32_t> parents_;
   std::vector<std::int32_t> depths_;
