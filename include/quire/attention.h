@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "quire/device.h"
 #include "quire/dtype.h"
 #include "quire/variant.h"
 
@@ -34,8 +35,8 @@ struct KVRows {
 struct KVSource {
   DType dtype = DType::kFloat32;
   std::int32_t num_streams = 1;
-  KVRows key[2];
-  KVRows value[2];
+  KVRows key[2] = {};
+  KVRows value[2] = {};
   std::int32_t num_kv_heads = 0;  // per stream
   std::int32_t head_size = 0;     // of a key row
   std::int32_t head_size_v = 0;   // of one value row; the output row has num_streams * head_size_v elements
@@ -44,6 +45,7 @@ struct KVSource {
   std::int64_t num_blocks = 0;
   std::int32_t block_size = 1;
   const std::int32_t* kv_start = nullptr;  // [num_seqs], contiguous form only
+  Device device = {};                      // where the rows are
 };
 
 // The tail of differential attention: out = RMSNorm(O1 - lambda * O2; weight, eps) * post_scale over the 2 *

@@ -87,7 +87,7 @@ struct LayeredCache {
   void* data = nullptr;
   std::int32_t num_layers = 1;
   std::int32_t layer = 0;
-  Device device;
+  Device device = {};
 };
 Result<TensorView> view_layered_kv_cache(const KVCacheSpec& spec, const LayeredCache& cache);
 

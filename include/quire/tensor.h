@@ -7,20 +7,13 @@
 #include <string>
 #include <string_view>
 
+#include "quire/device.h"
 #include "quire/dtype.h"
 #include "quire/status.h"
 
 namespace quire {
 
 inline constexpr int kMaxRank = 8;
-
-enum class DeviceType : std::int32_t { kCpu = 1, kCuda = 2 };  // DLPack's values
-
-struct Device {
-  DeviceType type = DeviceType::kCpu;
-  std::int32_t index = 0;
-  friend bool operator==(const Device&, const Device&) = default;
-};
 
 // "cpu", "cuda:0".
 std::string device_name(Device device);
@@ -29,7 +22,7 @@ std::string device_name(Device device);
 // empty: data is null and rank is 0; optional tensors are passed that way. The view owns nothing.
 struct TensorView {
   void* data = nullptr;
-  Device device;
+  Device device = {};
   DType dtype = DType::kFloat32;
   std::int32_t rank = 0;
   std::array<std::int64_t, kMaxRank> shape{};
@@ -76,5 +69,9 @@ struct TensorRequirement {
 // Errors unless the tensor is there, has one of the dtypes and the shape, is aligned to its element, has non-negative
 // strides whose extent fits 63 bits, and (if asked) a last stride of 1. Messages hold name, wanted and got.
 Status check_tensor(const TensorView& tensor, const TensorRequirement& want);
+
+// Errors if two indices of the view may reach the same element, as they must not where the view is written. Strides
+// must nest: each is at least the extent of all smaller ones, as in every permuted, sliced or padded buffer.
+Status check_no_overlap(std::string_view name, const TensorView& tensor);
 
 }  // namespace quire
