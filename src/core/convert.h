@@ -39,48 +39,44 @@ struct SmallFloat {
   static constexpr std::uint32_t kInfinity = kTopExponent << kMantissa;  // only without kFinite
   static constexpr std::uint32_t kNan = (kTopExponent << kMantissa) | (kFinite ? kMantissaMask : 1u << (kMantissa - 1));
 
+  // Both directions compute every case and select, so that loops over them become vector code.
   QUIRE_HD static float widen(std::uint32_t code) {
-    const std::uint32_t sign = (code & kSignBit) ? 0x80000000u : 0u;
-    const std::uint32_t exponent = (code >> kMantissa) & kTopExponent;
-    const std::uint32_t mantissa = code & kMantissaMask;
-    if (exponent == 0) {  // zero and subnormals: mantissa * 2^(1 - bias - kMantissa), exact in float
-      const float magnitude =
-          static_cast<float>(mantissa) * bits_float(static_cast<std::uint32_t>(127 + 1 - kBias - kMantissa) << 23);
-      return bits_float(sign | float_bits(magnitude));
+    const std::int32_t rest = static_cast<std::int32_t>(code & (kSignBit - 1));
+    const std::uint32_t sign = (code & kSignBit) << (31 - kExponent - kMantissa);
+    const std::uint32_t shifted = static_cast<std::uint32_t>(rest) << (23 - kMantissa);
+    // Zero and subnormals are rest * 2^(1 - bias - kMantissa), exact in float.
+    const float small =
+        static_cast<float>(rest) * bits_float(static_cast<std::uint32_t>(128 - kBias - kMantissa) << 23);
+    std::uint32_t magnitude = shifted + (static_cast<std::uint32_t>(127 - kBias) << 23);
+    magnitude = rest <= static_cast<std::int32_t>(kMantissaMask) ? float_bits(small) : magnitude;
+    if constexpr (kFinite) {
+      magnitude = rest == static_cast<std::int32_t>(kNan) ? 0x7fc00000u : magnitude;
+    } else {
+      magnitude = rest >= static_cast<std::int32_t>(kInfinity) ? shifted | 0x7f800000u : magnitude;
     }
-    if (exponent == kTopExponent) {
-      if (!kFinite) return bits_float(sign | 0x7f800000u | (mantissa << (23 - kMantissa)));
-      if (mantissa == kMantissaMask) return bits_float(sign | 0x7fc00000u);
-    }
-    return bits_float(sign | ((exponent + 127 - kBias) << 23) | (mantissa << (23 - kMantissa)));
+    return bits_float(sign | magnitude);
   }
 
   // kSaturate: values beyond the largest finite one, and infinities, become it.
   template <bool kSaturate>
   QUIRE_HD static std::uint32_t narrow(float value) {
+    constexpr int kShift = 23 - kMantissa;
+    constexpr std::int32_t kSmallestNormal = (128 - kBias) << 23;
+    // Where this number's last bit has the value of the format's last subnormal bit: adding it rounds as wanted.
+    constexpr std::int32_t kRounder = (127 + kShift + 1 - kBias) << 23;
     const std::uint32_t bits = float_bits(value);
-    const std::uint32_t sign = (bits >> 31) ? kSignBit : 0u;
-    const std::uint32_t magnitude = bits & 0x7fffffffu;
-    if (magnitude > 0x7f800000u) return sign | kNan;
-    const int exponent = static_cast<int>(magnitude >> 23) - 127;
-    std::uint32_t code = 0;
-    if (exponent >= 1 - kBias) {
-      const std::uint32_t rebased = magnitude - (static_cast<std::uint32_t>(127 - kBias) << 23);
-      code = round_shift(rebased, 23 - kMantissa);
-    } else {  // subnormal result: shift the explicit mantissa further right
-      const std::uint32_t mantissa = (magnitude & 0x7fffffu) | (magnitude >> 23 ? 0x800000u : 0u);
-      const int shift = 23 - kMantissa + (1 - kBias - exponent);
-      code = shift > 25 ? 0u : round_shift(mantissa, shift);
-    }
-    if (code > kMaxFinite) code = kSaturate ? kMaxFinite : kInfinity;
-    return sign | code;
-  }
-
- private:
-  QUIRE_HD static std::uint32_t round_shift(std::uint32_t value, int shift) {
-    const std::uint32_t half = 1u << (shift - 1);
-    const std::uint32_t odd = (value >> shift) & 1u;
-    return (value + half - 1 + odd) >> shift;
+    const std::uint32_t sign = (bits >> (31 - kExponent - kMantissa)) & kSignBit;
+    const std::int32_t magnitude = static_cast<std::int32_t>(bits & 0x7fffffffu);
+    const std::int32_t rebased = magnitude - ((127 - kBias) << 23);
+    const std::int32_t normal = (rebased + ((1 << (kShift - 1)) - 1) + ((rebased >> kShift) & 1)) >> kShift;
+    const float rounded = bits_float(static_cast<std::uint32_t>(magnitude)) + bits_float(kRounder);
+    const std::int32_t small = static_cast<std::int32_t>(float_bits(rounded)) - kRounder;
+    constexpr std::int32_t kMost = static_cast<std::int32_t>(kMaxFinite);
+    constexpr std::int32_t kBeyond = static_cast<std::int32_t>(kSaturate ? kMaxFinite : kInfinity);
+    std::int32_t code = magnitude < kSmallestNormal ? small : normal;
+    code = code > kMost ? kBeyond : code;
+    code = magnitude > 0x7f800000 ? static_cast<std::int32_t>(kNan) : code;
+    return sign | static_cast<std::uint32_t>(code);
   }
 };
 
@@ -95,8 +91,9 @@ QUIRE_HD inline std::uint16_t float_to_f16(float value) {
 QUIRE_HD inline float bf16_to_float(std::uint16_t code) { return bits_float(static_cast<std::uint32_t>(code) << 16); }
 QUIRE_HD inline std::uint16_t float_to_bf16(float value) {
   const std::uint32_t bits = float_bits(value);
-  if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<std::uint16_t>((bits >> 16) | 0x40u);
-  return static_cast<std::uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+  const std::uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  const bool is_nan = static_cast<std::int32_t>(bits & 0x7fffffffu) > 0x7f800000;
+  return static_cast<std::uint16_t>(is_nan ? (bits >> 16) | 0x40u : rounded);
 }
 QUIRE_HD inline float e4m3_to_float(std::uint8_t code) { return Float8E4M3Format::widen(code); }
 QUIRE_HD inline std::uint8_t float_to_e4m3(float value) {
@@ -109,11 +106,11 @@ QUIRE_HD inline std::uint8_t float_to_e5m2(float value) {
 
 // Rounds to nearest even and clamps to [-128, 127]; NaN becomes 0.
 QUIRE_HD inline std::int8_t float_to_i8(float value) {
-  if (value != value) return 0;
-  if (value >= 127.0f) return 127;
-  if (value <= -128.0f) return -128;
+  float clamped = value == value ? value : 0.0f;
+  clamped = clamped < -128.0f ? -128.0f : clamped;
+  clamped = clamped > 127.0f ? 127.0f : clamped;
   const float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer in the current (nearest even) mode
-  const std::uint32_t bits = float_bits(value + magic);
+  const std::uint32_t bits = float_bits(clamped + magic);
   return static_cast<std::int8_t>(static_cast<std::int32_t>(bits - float_bits(magic)));
 }
 
