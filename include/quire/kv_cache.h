@@ -96,8 +96,8 @@ Result<TensorView> view_layered_kv_cache(const KVCacheSpec& spec, const LayeredC
 struct KVScales {
   float k_scale = 1.0f;
   float v_scale = 1.0f;
-  TensorView k_scale_cache;
-  TensorView v_scale_cache;
+  TensorView k_scale_cache = {};
+  TensorView v_scale_cache = {};
 };
 // Pointers and strides of a cache (any strides; the logical shape must match the spec). The block table is left null.
 Result<KVSource> bind_kv_cache(const KVCacheSpec& spec, const TensorView& cache, const KVScales& scales);
@@ -108,9 +108,9 @@ enum class RopeStyle : std::uint8_t { kNeox, kGptj };
 
 // Rotation before the store: query and key rows are rotated in place over their first `rotary_dim` elements.
 struct RopeArgs {
-  TensorView query;          // [num_tokens, num_q_heads, head_size], rotated in place; may be empty
-  TensorView positions;      // [num_tokens] int64 or int32
-  TensorView cos_sin_cache;  // [max_position, rotary_dim]: cosines in the first half of a row, sines in the second
+  TensorView query = {};          // [num_tokens, num_q_heads, head_size], rotated in place; may be empty
+  TensorView positions = {};      // [num_tokens] int64 or int32
+  TensorView cos_sin_cache = {};  // [max_position, rotary_dim]: cosines in the first half of a row, sines in the second
   RopeStyle style = RopeStyle::kNeox;
 };
 
