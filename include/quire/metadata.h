@@ -61,13 +61,13 @@ struct DecodePrefillSplit {
   friend bool operator==(const DecodePrefillSplit&, const DecodePrefillSplit&) = default;
 };
 // How uniform decodes are asked for: any lengths up to the threshold, or all equal.
-enum class DecodeUniformity : std::uint8_t { kAny, kUniform };
+enum class DecodeUniformity : std::uint8_t { kAnyLength, kUniform };
 // Counts by length alone: a request of at most decode_threshold tokens is a decode. Decodes must be in front; otherwise
 // an error names the first request out of order. Behind the first prefill, fresh prompts (query_len == seq_len) and
 // requests without tokens may be of any length and count as prefills.
 Result<DecodePrefillSplit> split_decodes_and_prefills(const CommonAttentionMetadata& common,
                                                       std::int32_t decode_threshold = 1,
-                                                      DecodeUniformity uniformity = DecodeUniformity::kAny);
+                                                      DecodeUniformity uniformity = DecodeUniformity::kAnyLength);
 
 struct DecodePrefillExtendSplit {
   std::int32_t num_decodes = 0;
@@ -134,7 +134,7 @@ Status append_windowed_slots(const WindowedSlotsInput& input, std::vector<std::i
 
 // Whether a sequence may have fewer keys than queries. Graph-capture dummies and cross attention do; their context_len
 // is negative and rows at negative positions see no causal key.
-enum class ContextRule : std::uint8_t { kNonNegative, kAny };
+enum class ContextRule : std::uint8_t { kNonNegative, kUnchecked };
 
 struct BatchLimits {
   std::int64_t num_blocks = 0;
