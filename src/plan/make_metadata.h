@@ -10,7 +10,7 @@ namespace quire {
 
 // How the batch is ordered, and so what num_decodes and num_prefills say.
 enum class BatchOrder : std::uint8_t {
-  kAny,            // the backend does not split; the counts stay 0
+  kUnsplit,        // the backend does not split; the counts stay 0
   kDecodesFirst,   // split_decodes_and_prefills with decode_threshold
   kPrefillsFirst,  // a prefill has more than decode_threshold new tokens or no context (or is_prefilling says so)
 };
@@ -36,7 +36,7 @@ struct MetadataOptions {
   // common.encoder_seq_lens_cpu.
   AttentionType attn_type = AttentionType::kDecoder;
   BatchLimits limits;
-  BatchOrder order = BatchOrder::kAny;
+  BatchOrder order = BatchOrder::kUnsplit;
   std::int32_t decode_threshold = 1;
   TreeUse tree_use = TreeUse::kNone;
   TreeForm tree_form = TreeForm::kMask;
