@@ -4,6 +4,7 @@
 #include "quire/attention.h"
 #include "quire/backend.h"
 #include "quire/block_pool.h"
+#include "quire/cuda.h"
 #include "quire/device.h"
 #include "quire/dtype.h"
 #include "quire/kv_cache.h"

@@ -1,0 +1,62 @@
+// CUDA: what a program needs beside the backends to run them on a GPU, without including a CUDA header.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+
+#include "quire/attention.h"
+#include "quire/kv_cache.h"
+#include "quire/status.h"
+#include "quire/tensor.h"
+
+namespace quire::cuda {
+
+// Whether this build has the CUDA kernels. Without them every function below returns kUnsupported.
+bool is_compiled();
+
+struct DeviceInfo {
+  std::string name;
+  int major = 0;  // compute capability
+  int minor = 0;
+  int multiprocessors = 0;
+  std::int64_t memory_bytes = 0;
+};
+// The current device, the one that kernels run on.
+Result<DeviceInfo> device_info();
+
+// Waits for the stream (a cudaStream_t) and returns the first fault that a kernel found in metadata on the device since
+// the last look: a block id, slot or length out of range, with the request's index. Kernels write nothing for it and
+// read nothing outside. Every operation also looks when it is called, without waiting, and then returns the fault of an
+// earlier one.
+Status check(void* stream);
+Status synchronize(void* stream);
+
+// Owns device memory.
+class DeviceBuffer {
+ public:
+  DeviceBuffer() = default;
+  static Result<DeviceBuffer> allocate(std::size_t bytes);
+  DeviceBuffer(DeviceBuffer&& other) noexcept;
+  DeviceBuffer& operator=(DeviceBuffer&& other) noexcept;
+  DeviceBuffer(const DeviceBuffer&) = delete;
+  DeviceBuffer& operator=(const DeviceBuffer&) = delete;
+  ~DeviceBuffer();
+
+  void* data() const { return data_; }
+  std::size_t size() const { return size_; }
+  std::span<std::byte> bytes() const { return {static_cast<std::byte*>(data_), size_}; }
+
+ private:
+  void* data_ = nullptr;
+  std::size_t size_ = 0;
+};
+
+// In the stream's order. The host memory of copy_to_device may be reused when the call returns if it is pageable;
+// copy_to_host waits for the copy.
+Status copy_to_device(void* device, const void* host, std::size_t bytes, void* stream);
+Status copy_to_host(void* host, const void* device, std::size_t bytes, void* stream);
+Status fill(void* device, unsigned char value, std::size_t bytes, void* stream);
+
+}  // namespace quire::cuda

@@ -1,0 +1,30 @@
+// The CUDA entries of a build without nvcc: each says so.
+#include <cstddef>
+
+#include "cuda/attention.h"
+#include "quire/cuda.h"
+
+namespace quire::cuda {
+namespace {
+
+Status absent() { return unsupported("CUDA: this build has no CUDA kernels (it was configured without nvcc >= 12.4)"); }
+
+}  // namespace
+
+bool is_compiled() { return false; }
+Result<DeviceInfo> device_info() { return absent(); }
+Status check(void*) { return absent(); }
+Status synchronize(void*) { return absent(); }
+Result<DeviceBuffer> DeviceBuffer::allocate(std::size_t) { return absent(); }
+DeviceBuffer::DeviceBuffer(DeviceBuffer&&) noexcept {}
+DeviceBuffer& DeviceBuffer::operator=(DeviceBuffer&&) noexcept { return *this; }
+DeviceBuffer::~DeviceBuffer() = default;
+Status copy_to_device(void*, const void*, std::size_t, void*) { return absent(); }
+Status copy_to_host(void*, const void*, std::size_t, void*) { return absent(); }
+Status fill(void*, unsigned char, std::size_t, void*) { return absent(); }
+
+Status check_available() { return absent(); }
+std::size_t attention_workspace_bytes(const AttentionArgs&, const AttentionPlan&, const Runtime&) { return 0; }
+Status attention(const AttentionArgs&, const AttentionPlan&, const Runtime&, std::span<std::byte>) { return absent(); }
+
+}  // namespace quire::cuda

@@ -1,0 +1,26 @@
+// Attention on the device: the entry that the backends call, with the same arguments as the CPU's.
+#pragma once
+
+#include <cstddef>
+#include <span>
+
+#include "quire/attention.h"
+#include "quire/plan.h"
+#include "quire/runtime.h"
+#include "quire/status.h"
+
+namespace quire::cuda {
+
+// Whether the kernels are in this build and the current device can run them.
+Status check_available();
+
+// Scratch bytes on the device that attention() needs.
+std::size_t attention_workspace_bytes(const AttentionArgs& args, const AttentionPlan& plan, const Runtime& runtime);
+
+// Every pointer of `args` and the workspace are device memory. The plan bounds the batch (query lengths, key lengths,
+// splits): which rows and keys there are is read from query_start_loc and seq_lens on the device, so a captured launch
+// may be replayed with other lengths that stay within those bounds. Neither allocates nor waits.
+Status attention(const AttentionArgs& args, const AttentionPlan& plan, const Runtime& runtime,
+                 std::span<std::byte> workspace);
+
+}  // namespace quire::cuda

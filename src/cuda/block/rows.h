@@ -1,0 +1,77 @@
+// Rows of a batch on the device: which request a token belongs to, its checked lengths, and where results go.
+#pragma once
+
+#include "core/convert.h"
+#include "cuda/block/guard.h"
+#include "cuda/kernel/plain.h"
+#include "variant/at.h"
+
+namespace quire::cuda {
+
+constexpr unsigned kFullWarp = 0xffffffffu;
+
+// The checked lengths of one request. An invalid one has no rows.
+struct SeqLengths {
+  std::int32_t query_start = 0;
+  std::int32_t query_len = 0;
+  std::int32_t seq_len = 0;
+  bool valid = false;
+
+  __device__ std::int32_t context_len() const { return seq_len - query_len; }
+};
+
+// Keys that the block table has room for; a contiguous source has no bound of its own.
+__device__ inline std::int64_t max_seq_len(const KVSource& kv) {
+  return kv.block_table == nullptr ? 0x7fffffff : kv.block_table_stride * kv.block_size;
+}
+
+__device__ inline SeqLengths seq_lengths(const AttentionArgs& args, std::int32_t seq, FaultRecord* record) {
+  const std::int32_t begin = args.query_start_loc[seq];
+  const std::int32_t end = args.query_start_loc[seq + 1];
+  const std::int32_t seq_len = args.seq_lens[seq];
+  if (begin < 0 || end < begin || end > args.num_tokens) {
+    report(record, Fault::kQueryStart, seq, end < begin || begin < 0 ? begin : end, args.num_tokens);
+    return {};
+  }
+  const std::int64_t limit = max_seq_len(args.kv);
+  if (seq_len < 0 || seq_len > limit) {
+    report(record, Fault::kSeqLen, seq, seq_len, limit);
+    return {};
+  }
+  return {begin, end - begin, seq_len, true};
+}
+
+// The request that `token` belongs to, -1 for padding.
+__device__ inline std::int32_t find_seq(const AttentionArgs& args, std::int32_t token) {
+  std::int32_t low = 0;
+  std::int32_t high = args.num_seqs;
+  while (low < high) {  // the first seq whose rows end behind the token
+    const std::int32_t middle = (low + high) / 2;
+    if (args.query_start_loc[middle + 1] > token) {
+      high = middle;
+    } else {
+      low = middle + 1;
+    }
+  }
+  return low < args.num_seqs && args.query_start_loc[low] <= token ? low : -1;
+}
+
+__device__ inline float warp_max(float value) {
+#pragma unroll
+  for (int offset = 16; offset > 0; offset /= 2) value = fmaxf(value, __shfl_xor_sync(kFullWarp, value, offset));
+  return value;
+}
+
+__device__ inline float warp_sum(float value) {
+#pragma unroll
+  for (int offset = 16; offset > 0; offset /= 2) value += __shfl_xor_sync(kFullWarp, value, offset);
+  return value;
+}
+
+__device__ inline void store_value(const RowTarget& target, std::int64_t token, std::int64_t head, std::int32_t d,
+                                   float value) {
+  if (target.inverse_scale > 0.0f) value = fminf(fmaxf(value * target.inverse_scale, -448.0f), 448.0f);
+  store_from_float(target.data, target.dtype, token * target.token_stride + head * target.head_stride + d, value);
+}
+
+}  // namespace quire::cuda
