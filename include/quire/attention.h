@@ -86,9 +86,9 @@ struct AttentionArgs {
   const std::int32_t* query_start_loc = nullptr;  // [num_seqs + 1], from 0 to num_tokens
   const std::int32_t* seq_lens = nullptr;         // [num_seqs] keys of each sequence, the new tokens included
 
-  KVSource kv;
-  Variant variant;
-  DifferentialCombine differential;
+  KVSource kv = {};
+  Variant variant = {};
+  DifferentialCombine differential = {};
 };
 
 }  // namespace quire

@@ -79,7 +79,7 @@ struct ImplConfig {
   std::int32_t num_kv_heads = 0;
   std::span<const float> alibi_slopes;         // [num_heads], empty: none
   AlibiKind alibi = AlibiKind::kLinear;        // used when alibi_slopes is given; kSqrt is vLLM's use_alibi_sqrt
-  std::optional<std::int32_t> sliding_window;  // w: decoders see (w - 1, 0), encoders (w - 1, w - 1)
+  std::optional<std::int32_t> sliding_window;  // w >= 1: causal rows see (w - 1, 0), others (w - 1, w - 1)
   std::int32_t chunk = 0;                      // > 0: chunked local attention
   std::int32_t chunk_lookback = 0;
   KVCacheDType kv_cache_dtype = KVCacheDType::kAuto;
@@ -144,8 +144,7 @@ struct BuilderConfig {
   std::int32_t chunk_lookback = 0;
   AttentionType attn_type = AttentionType::kDecoder;
   std::optional<TokenTree> tree;            // TREE_ATTN: the tree of requests whose query_len is its size
-  std::int32_t num_speculative_tokens = 0;  // DIFFKV: decode threshold is 1 + this
-  std::vector<std::int32_t> cudagraph_capture_sizes;
+  std::int32_t num_speculative_tokens = 0;  // decode threshold is 1 + this: DIFFKV, and TREE_ATTN without a tree
   Runtime runtime;
 };
 
@@ -167,6 +166,12 @@ class AttentionBackend {
  public:
   virtual ~AttentionBackend() = default;
   virtual std::string_view name() const = 0;
+  // One sentence on what the backend is for.
+  virtual std::string_view summary() const { return {}; }
+  // Names of what it takes beyond the predicates: "softcap", "KV sharing" ...
+  virtual std::span<const std::string_view> features() const { return {}; }
+  // What users should know beside, one sentence each.
+  virtual std::span<const std::string_view> notes() const { return {}; }
   virtual std::span<const DType> supported_dtypes() const = 0;
   virtual std::span<const KVCacheDType> supported_kv_cache_dtypes() const = 0;
   virtual bool supports_head_size(std::int32_t head_size, std::int32_t head_size_v) const = 0;
@@ -179,10 +184,20 @@ class AttentionBackend {
   virtual bool supports_alibi_sqrt() const = 0;
   virtual bool supports_non_causal() const = 0;
   virtual bool supports_output_quant() const = 0;
+  virtual bool supports_batch_invariance() const { return true; }
+  virtual bool supports_kv_connector() const { return true; }
+  // Whether the selector may pick the backend without being told its name.
+  virtual bool is_automatic() const { return true; }
   virtual bool supports_backplane(Backplane backplane) const = 0;
   virtual bool supports_compute_capability(ComputeCapability capability) const = 0;
   virtual CudagraphSupport cudagraph_support() const = 0;
   virtual KVCacheFormat kv_cache_format() const = 0;
+  // The order that the builder wants requests in, and its decode threshold, in words.
+  virtual std::string_view batch_order() const { return "any"; }
+  // The dimension of the logical cache shape that counts blocks.
+  int kv_cache_block_dim() const;
+  // Whether blocks of all layers lie together when layers share one buffer, so that a block is one stride of it.
+  bool indexes_kv_by_block_stride(KVCacheLayout layout) const;
   // The logical shape; errors as kv_cache_shape, and block sizes that the backend does not take.
   virtual Result<std::vector<std::int64_t>> kv_cache_shape(const KVCacheSpec& spec) const;
   virtual Result<std::vector<int>> kv_cache_stride_order(KVCacheLayout layout, bool include_num_layers) const;
@@ -191,6 +206,13 @@ class AttentionBackend {
   virtual Result<std::unique_ptr<AttentionImpl>> make_impl(const ImplConfig& config) const = 0;
   virtual Result<std::unique_ptr<AttentionMetadataBuilder>> make_builder(const BuilderConfig& config) const = 0;
 };
+
+// The capability table as data: one row a capability, the same rows in the same order for every backend.
+struct Capability {
+  std::string_view name;
+  std::string value;
+};
+std::vector<Capability> capability_table(const AttentionBackend& backend);
 
 // All registered backends, the five built-in ones first, in the order of SPEC 1.2.
 std::vector<const AttentionBackend*> registered_backends();
@@ -208,8 +230,9 @@ struct BackendSelection {
   const AttentionBackend* backend = nullptr;
   std::vector<BackendVerdict> verdicts;  // of every registered backend
 };
-// The backend that `name` names, or (empty name) the first of the automatic order that can run the configuration. An
-// error carries every reason of the named backend, or of all of them.
+// The backend that `name` names, or (empty name) the first of the automatic order that can run the configuration:
+// TRITON_ATTN, TRITON_ATTN_DIFFKV, XFORMERS, TREE_ATTN, then users' own as registered. DIFFERENTIAL_FLASH_ATTN computes
+// another function and is taken by name only. An error carries every reason of the named backend, or of all of them.
 Result<BackendSelection> select_backend(const AttentionConfig& config, std::string_view name = {});
 
 }  // namespace quire

@@ -2,7 +2,9 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <span>
+#include <vector>
 
 #include "quire/attention.h"
 #include "quire/plan.h"
@@ -15,8 +17,12 @@ namespace quire {
 // Scratch bytes that paged_attention needs.
 std::size_t attention_workspace_bytes(const AttentionArgs& args, const AttentionPlan& plan, const Runtime& runtime);
 
+// Whether kernels of the runtime's backplane are in this build and can run here; kUnsupported says what is missing.
+Status check_backplane(const Runtime& runtime);
+
 // Runs attention. Pointers and strides in `args` are checked as far as they can be (null, alignment, head counts,
-// dtypes, lengths against the block table, block ids against num_blocks); `plan` was made from the same lengths.
+// dtypes, lengths, block ids against num_blocks, work items against lengths); `plan` was made from the same lengths.
+// `workspace` is aligned to 64 bytes. Never allocates or locks on a CPU.
 Status paged_attention(const AttentionArgs& args, const AttentionPlan& plan, const Runtime& runtime,
                        std::span<std::byte> workspace);
 
@@ -34,11 +40,27 @@ struct MergeStatesArgs {
 // +inf in an lse counts as -inf; rows where both are -inf give output 0 and lse -inf.
 Status merge_attn_states(const MergeStatesArgs& args, const Runtime& runtime);
 
-// Attention of requests that share their first `common_prefix_len` keys (same blocks): the prefix once for all rows,
-// the suffixes apart, merged. Same result as paged_attention to rounding. Sinks count once (with the suffix). The
-// prefix must lie before every query and may not be cut by a window or chunk; output and lse as in paged_attention.
-Status cascade_attention(const AttentionArgs& args, std::int32_t common_prefix_len, const Runtime& runtime,
+// Attention of requests that share their first `common_prefix_len` keys (the same blocks): the prefix once for all
+// rows, the suffixes apart, merged by their log-sum-exp. Same result as paged_attention to rounding; sinks count once.
+// The plan is made once a step from the lengths and terms of `args` and owns its small arrays.
+struct CascadePlan {
+  std::int32_t common_prefix_len = 0;
+  std::int32_t first_request = 0;                    // the first with rows; its blocks are read as the prefix
+  std::vector<std::int32_t> prefix_query_start_loc;  // [2]: all rows are one sequence
+  std::vector<std::int32_t> prefix_seq_lens;         // [1]
+  std::vector<std::int32_t> suffix_seq_lens;         // [num_seqs]
+  std::vector<std::int32_t> suffix_mm_ranges;        // mm-prefix ranges counted from the end of the prefix
+  AttentionPlan prefix;
+  AttentionPlan suffix;
+};
+// Host arrays only. Errors: a prefix that is not whole blocks, that does not lie before every query, that the requests
+// do not share, or that a window or chunk cuts; square-root ALiBi (its prefix logits depend on each row's position);
+// differential attention; block-scaled output.
+Result<CascadePlan> make_cascade_plan(const AttentionArgs& args, std::int32_t common_prefix_len,
+                                      const PlanConfig& config);
+std::size_t cascade_workspace_bytes(const AttentionArgs& args, const CascadePlan& plan, const Runtime& runtime);
+// Output and lse as in paged_attention.
+Status cascade_attention(const AttentionArgs& args, const CascadePlan& plan, const Runtime& runtime,
                          std::span<std::byte> workspace);
-std::size_t cascade_workspace_bytes(const AttentionArgs& args, std::int32_t common_prefix_len, const Runtime& runtime);
 
 }  // namespace quire
