@@ -1,0 +1,51 @@
+// paged_attention: checks the arguments and hands them to the backplane's kernels.
+#include <string>
+
+#include "backends/attention_args.h"
+#include "cpu/attention.h"
+#include "quire/ops.h"
+#include "reference/attention.h"
+
+namespace quire {
+
+Status check_backplane(const Runtime& runtime) {
+  switch (runtime.backplane) {
+    case Backplane::kReference:
+      return {};
+    case Backplane::kCpu:
+      for (const Isa isa : available_isas()) {
+        if (isa == runtime.isa) return {};
+      }
+      return unsupported("runtime.isa: " + std::string(isa_name(runtime.isa)) +
+                         " is not available in this build and on this processor");
+    case Backplane::kCuda:
+      return unsupported("runtime.backplane: this build has no CUDA kernels, want cpu or reference, got cuda");
+  }
+  return invalid_argument("runtime.backplane: want reference, cpu or cuda, got " +
+                          std::to_string(static_cast<int>(runtime.backplane)));
+}
+
+std::size_t attention_workspace_bytes(const AttentionArgs& args, const AttentionPlan& plan, const Runtime& runtime) {
+  if (runtime.backplane != Backplane::kCpu) return 0;
+  return cpu::attention_workspace_bytes(args, plan, runtime);
+}
+
+Status paged_attention(const AttentionArgs& args, const AttentionPlan& plan, const Runtime& runtime,
+                       std::span<std::byte> workspace) {
+  QUIRE_RETURN_IF_ERROR(check_backplane(runtime));
+  QUIRE_RETURN_IF_ERROR(backends::check_attention_args(args));
+  if (args.num_tokens == 0) return {};
+  if (runtime.backplane == Backplane::kReference) {
+    reference::attention(args);
+    return {};
+  }
+  QUIRE_RETURN_IF_ERROR(backends::check_plan(args, plan));
+  const std::size_t wanted = attention_workspace_bytes(args, plan, runtime);
+  if (workspace.size() < wanted) {
+    return resource_exhausted("workspace: want " + std::to_string(wanted) + " bytes, got " +
+                              std::to_string(workspace.size()));
+  }
+  return cpu::attention(args, plan, runtime, workspace);
+}
+
+}  // namespace quire
