@@ -42,7 +42,7 @@ struct Variant {
   const std::uint8_t* causal_per_seq = nullptr;    // [num_seqs], overrides `causal`: 1 causal, 0 not
   const std::int32_t* mm_prefix_ranges = nullptr;  // [num_seqs, mm_prefix_max_ranges, 2] inclusive (start, end)
   std::int32_t mm_prefix_max_ranges = 0;           // ranges with start >= end are padding
-  TreeTerms tree;
+  TreeTerms tree{};
 };
 
 }  // namespace quire
