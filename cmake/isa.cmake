@@ -10,9 +10,10 @@ endif()
 # Names that belong to another processor: their files are left out instead of being an error.
 set(QUIRE_ISAS_KNOWN scalar avx2 avx512 avx512bf16 amx neon)
 
-# Kernels must give the same bits on every path: no contraction, no reassociation. They are optimised even in
+# Kernels must give the same bits on every path: no contraction, no reassociation. Floating-point traps are left out
+# of account, which changes no value and lets selects become vector code. They are optimised even in
 # dev, since the tests spend their time in them; sanitizer builds keep the level of the preset.
-set(QUIRE_KERNEL_FLAGS -ffp-contract=off -fno-math-errno)
+set(QUIRE_KERNEL_FLAGS -ffp-contract=off -fno-math-errno -fno-trapping-math)
 if(NOT QUIRE_SANITIZE)
   list(APPEND QUIRE_KERNEL_FLAGS -O3)
 endif()

@@ -48,7 +48,7 @@ Result<KVCacheLayout> default_kv_cache_layout();
 enum class KVCacheFormat : std::uint8_t {
   kKVFirst,       // [2, B, bs, H, D]           TREE_ATTN, XFORMERS
   kBlockFirst,    // [B, 2, bs, H, D (+ pad)]   TRITON_ATTN
-  kPackedKV,      // [B, bs, H, Dqk + Dv (+ pads)]  TRITON_ATTN_DIFFKV
+  kPackedKV,      // [B, bs, H, Dqk + Dv]       TRITON_ATTN_DIFFKV; with inline scales a row is K, scale, V, scale
   kDifferential,  // [2, 2, B, bs, H / 2, D]    DIFFERENTIAL_FLASH_ATTN: [stream, K or V, ...]
 };
 
@@ -108,21 +108,27 @@ enum class RopeStyle : std::uint8_t { kNeox, kGptj };
 
 // Rotation before the store: query and key rows are rotated in place over their first `rotary_dim` elements.
 struct RopeArgs {
-  TensorView query = {};          // [num_tokens, num_q_heads, head_size], rotated in place; may be empty
-  TensorView positions = {};      // [num_tokens] int64 or int32
-  TensorView cos_sin_cache = {};  // [max_position, rotary_dim]: cosines in the first half of a row, sines in the second
+  TensorView query = {};      // [num_tokens or more, num_q_heads, head_size], rotated in place; may be empty
+  TensorView positions = {};  // [num_tokens] int64 or int32
+  // [max_position, rotary_dim], float32 or key's dtype: cosines in the first half of a row, sines in the second.
+  TensorView cos_sin_cache = {};
   RopeStyle style = RopeStyle::kNeox;
 };
 
 // Stores the rows of key [num_tokens, num_kv_heads, head_size] and value [num_tokens, num_kv_heads, head_size_v] (last
 // dimension contiguous) at slot_mapping [num_slots] int64; num_slots <= num_tokens, slot = block * block_size + offset,
-// a negative slot stores nothing. Quantised caches: x / scale rounded and saturated; per token and head: SPEC 3.2.3
-// with rounding to nearest even. In a differential cache head 2p + s goes to stream s, head p. Errors: shapes, dtypes,
-// a slot >= num_blocks * block_size (nothing is written then).
+// a negative slot stores nothing, and of tokens with one slot the last one stays. In a differential cache, whose keys
+// and values come with the heads of both streams, head 2p + s goes to stream s, head p. Unquantised caches round to the
+// cache's dtype. Per-tensor fp8: x / scale rounded and saturated; rows that are of the cache's fp8 dtype already are
+// stored unchanged. Per token and head: SPEC 3.2.3 with rounding to nearest even; a NaN does not take part in its row's
+// scale. Errors, before anything is written: shapes, dtypes, devices, a slot >= num_blocks * block_size. Memory on a
+// device other than the CPU is unsupported.
 Status reshape_and_cache_flash(const TensorView& key, const TensorView& value, const KVSource& cache,
                                const TensorView& slot_mapping);
-// The same after rotating query and key; a key row is rotated in place only if its slot is >= 0 (rows beyond positions
-// are stored as they are).
+// The same after rotating query and key in place, in float32 and rounded to their dtype once. All query rows that have
+// a position are rotated; a key row only if it has a position and its slot is >= 0 (rows beyond positions are stored as
+// they are). The result is bit for bit that of rotating first and storing then. More errors: a position outside
+// [0, max_position), an odd rotary_dim or one above head_size, rows of query or key that overlap.
 Status rope_and_cache_flash(const RopeArgs& rope, const TensorView& key, const TensorView& value, const KVSource& cache,
                             const TensorView& slot_mapping);
 
@@ -131,11 +137,11 @@ struct BlockPair {
   std::int64_t source = 0;
   std::int64_t destination = 0;
 };
-// Copies whole blocks (all of K, V and scales) between two caches of the same spec. Errors: ids out of range, specs or
-// strides that differ.
+// Copies whole blocks (every stream, K, V and scales) from one cache to another. The caches may differ in layout and
+// number of blocks. Errors: other differences, one cache given twice, ids out of range, two pairs with one destination.
 Status swap_blocks(const KVSource& source, const KVSource& destination, std::span<const BlockPair> pairs);
 // Copies blocks inside each of the caches (one a layer). All pairs read the state before the call: a block may be a
-// source and a destination; two pairs with one destination are an error.
+// source and a destination. Errors: ids out of range, two pairs with one destination.
 Status copy_blocks(std::span<const KVSource> caches, std::span<const BlockPair> pairs);
 
 }  // namespace quire
