@@ -2,6 +2,10 @@
 set(QUIRE_FOLDERS core variant kv plan reference cpu backends io)
 list(TRANSFORM QUIRE_FOLDERS PREPEND src/ OUTPUT_VARIABLE quire_paths)
 quire_glob(quire_sources *.cc ${quire_paths})
+quire_glob(quire_tokenizer_sources *.cc src/io/tokenizer)  # part of the engine: it needs PCRE2 and utf8proc
+if(quire_tokenizer_sources)
+  list(REMOVE_ITEM quire_sources ${quire_tokenizer_sources})
+endif()
 quire_glob(quire_isa_files *.cc src/cpu/isa)
 quire_glob(quire_kernel_sources *.cc src/cpu src/reference src/kv)
 quire_glob(quire_headers *.h include/quire)
@@ -54,19 +58,20 @@ else()
   target_sources(quire PRIVATE ${PROJECT_SOURCE_DIR}/src/cuda/absent.cc)
 endif()
 
-quire_glob(quire_engine_sources *.cc src/engine src/models)
+quire_glob(quire_engine_sources *.cc src/engine src/models src/io/tokenizer)
 set(QUIRE_HAS_ENGINE OFF)
 if(QUIRE_BUILD_ENGINE AND quire_engine_sources)
   find_package(dnnl CONFIG REQUIRED)
   find_package(PkgConfig REQUIRED)
   pkg_check_modules(PCRE2 REQUIRED IMPORTED_TARGET libpcre2-8)
+  pkg_check_modules(UTF8PROC REQUIRED IMPORTED_TARGET libutf8proc)
   add_library(quire_engine ${quire_engine_sources})
   add_library(quire::engine ALIAS quire_engine)
   quire_compile_options(quire_engine)
   set_target_properties(quire_engine PROPERTIES EXPORT_NAME engine VERSION ${PROJECT_VERSION}
                         SOVERSION ${PROJECT_VERSION_MAJOR})
   target_link_libraries(quire_engine PUBLIC quire
-    PRIVATE DNNL::dnnl PkgConfig::PCRE2 OpenMP::OpenMP_CXX $<BUILD_INTERFACE:nlohmann_json::nlohmann_json>)
+    PRIVATE DNNL::dnnl PkgConfig::PCRE2 PkgConfig::UTF8PROC OpenMP::OpenMP_CXX $<BUILD_INTERFACE:nlohmann_json::nlohmann_json>)
   set(QUIRE_HAS_ENGINE ON)
 endif()
 
