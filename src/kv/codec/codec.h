@@ -35,8 +35,8 @@ struct TensorScaleCodec {
   QUIRE_HD static float decode(Code code, float factor) { return Element::decode(code) * factor; }
 };
 
-// Stores x * (1 / scale) with scale = max(max|x| / kMax, 1e-6) over the row (SPEC 3.2.3: a product with the
-// reciprocal, not a quotient).
+// Stores x * (1 / scale) with scale = max(max|x| * (1 / kMax), 1e-6) over the row. Both are products with a rounded
+// reciprocal and not quotients: so computed, scales and fp8 codes have the bits that vLLM's kernels leave in a cache.
 template <class ElementType>
 struct RowScaleCodec {
   using Element = ElementType;
@@ -47,7 +47,7 @@ struct RowScaleCodec {
   float inverse = 1.0f;
 
   QUIRE_HD static float scale_of(float largest_magnitude) {
-    const float scale = largest_magnitude / Element::kMax;
+    const float scale = largest_magnitude * (1.0f / Element::kMax);
     return scale > kSmallestScale ? scale : kSmallestScale;
   }
   QUIRE_HD static RowScaleCodec of_scale(float scale) { return {1.0f / scale}; }

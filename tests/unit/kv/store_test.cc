@@ -36,7 +36,7 @@ Encoded encode(const CacheModel& model, const std::vector<float>& values, float 
   Encoded out{std::vector<unsigned char>(values.size() * static_cast<std::size_t>(dtype_bytes(dtype)))};
   float largest = 0.0f;
   for (float value : values) largest = std::fmax(largest, std::fabs(value));
-  if (model.row_scaled()) out.scale = std::fmax(largest / (dtype == DType::kInt8 ? 127.0f : 448.0f), 1e-6f);
+  if (model.row_scaled()) out.scale = std::fmax(largest * (1.0f / (dtype == DType::kInt8 ? 127.0f : 448.0f)), 1e-6f);
   for (std::size_t i = 0; i < values.size(); ++i) {
     float value = values[i];
     if (model.row_scaled()) {
