@@ -1,0 +1,36 @@
+// Which ISA objects are compiled in, and which of them this processor can run.
+#include "cpu/kernel_table.h"
+
+#include "cpu/features.h"
+
+namespace quire::cpu {
+
+const KernelTable* kernel_table_scalar();
+const KernelTable* kernel_table_avx2();
+const KernelTable* kernel_table_avx512();
+const KernelTable* kernel_table_avx512bf16();
+
+const KernelTable* kernel_table(Isa isa) {
+  switch (isa) {
+    case Isa::kScalar:
+      return kernel_table_scalar();
+    case Isa::kAvx2:
+#if defined(QUIRE_WITH_AVX2)
+      if (features().avx2) return kernel_table_avx2();
+#endif
+      break;
+    case Isa::kAvx512:
+#if defined(QUIRE_WITH_AVX512)
+      if (features().avx512) return kernel_table_avx512();
+#endif
+      break;
+    case Isa::kAvx512Bf16:
+#if defined(QUIRE_WITH_AVX512BF16)
+      if (features().avx512bf16) return kernel_table_avx512bf16();
+#endif
+      break;
+  }
+  return nullptr;
+}
+
+}  // namespace quire::cpu

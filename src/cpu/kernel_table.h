@@ -1,0 +1,133 @@
+// What an ISA's object offers to the rest of the library, and the plain structs that travel to it.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "quire/attention.h"
+#include "quire/runtime.h"
+#include "variant/at.h"
+
+namespace quire::cpu {
+
+// Keys are packed and folded in tiles of this many positions, at multiples of it.
+inline constexpr std::int32_t kTileKeys = 64;
+// Value columns of a stream are padded with zeros to a multiple of this many, whatever the ISA.
+inline constexpr std::int32_t kColumnPad = 16;
+// Rows (of all streams) that share one packed tile; items with more rows run in several chunks.
+inline constexpr std::int32_t kMaxChunkRows = 256;
+
+// What the two matrix products multiply: float32, or pairs of bfloat16 that are accumulated in float32.
+enum class Compute : std::uint8_t { kFloat32, kBFloat16 };
+
+// Sizes of one call. A dword is one float32 or one pair of bfloat16.
+struct Call {
+  const AttentionArgs* args = nullptr;
+  Compute compute = Compute::kFloat32;
+  std::int32_t group_size = 1;    // rows of a token, stream and kv_head
+  std::int32_t query_dwords = 0;  // of a packed query row; the pairs of an odd head_size end in a zero
+  std::int32_t value_pad = 0;     // head_size_v rounded up to kColumnPad
+  std::int32_t columns = 0;       // num_streams * value_pad
+  std::int32_t weight_sets = 1;   // 2 where the streams' values have row scales of their own
+  float* block_rows = nullptr;    // [num_tokens, num_q_heads, head_size_v] for outputs with block scales, else null
+};
+
+// Online softmax of some rows: the largest logit in units of log2, the sum of weights, the weighted values [columns].
+struct RowState {
+  float* largest = nullptr;
+  float* sum = nullptr;
+  float* values = nullptr;
+};
+
+// Scratch of one thread. Arrays start at multiples of 64 bytes.
+struct Scratch {
+  float* query = nullptr;         // [rows, query_dwords]
+  float* keys[2] = {};            // a stream: [query_dwords rounded up to 16, kTileKeys]
+  float* values = nullptr;        // [kTileKeys / elements a dword, columns]
+  float* clean_values = nullptr;  // `values` with the keys of some rows zeroed
+  float* weights[2] = {};         // [rows, kTileKeys / elements a dword]
+  float* logits = nullptr;        // [micro-kernel rows, kTileKeys]
+  float* rescale = nullptr;       // [rows]
+  float* tile_largest = nullptr;  // [rows]
+  float* tile_sum = nullptr;      // [rows]
+  std::uint64_t* kept = nullptr;  // [rows] keys of the tile that the row keeps
+  float* key_scales[2] = {};      // [kTileKeys]
+  float* value_scales[2] = {};    // [kTileKeys]
+  float* row = nullptr;           // [2, columns] rows on their way to the output
+  RowState current;
+  RowState total;
+};
+
+// Some rows of one sequence and kv_head against keys. Row r of a stream is token r / group_size, head r % group_size of
+// the group.
+struct Chunk {
+  std::int32_t seq = 0;
+  std::int32_t kv_head = 0;
+  std::int32_t first_row = 0;  // inside the sequence
+  std::int32_t num_rows = 0;   // a stream
+  std::int32_t context_len = 0;
+  KeyRange keys{};      // that any row sees
+  KeyRange interior{};  // that every row sees
+};
+
+// The states that splits of a chunk's rows left behind. Stream s, row i is at `first + s * stream_rows + i`.
+struct Partial {
+  RowState state;
+  std::int64_t first = 0;
+  std::int64_t stream_rows = 0;
+};
+
+// One tile's keys or values: addresses of rows at their first element, null outside [begin, end).
+struct TileRows {
+  const void* row[kTileKeys] = {};
+  std::int32_t begin = 0;
+  std::int32_t end = 0;
+};
+
+struct PackTask {
+  DType storage = DType::kFloat32;
+  Compute compute = Compute::kFloat32;
+  std::int32_t size = 0;  // elements of a row
+  const TileRows* rows = nullptr;
+  const TileRows* next = nullptr;  // rows to prefetch meanwhile; may be null
+  float* out = nullptr;
+  std::int64_t out_stride = 0;  // dwords; values only: keys always have kTileKeys
+};
+
+// out[m][n] = sum over k of a[m][k] * b[k][n], over dwords; `accumulate` adds it to out[m][n] * rescale[m].
+struct GemmTask {
+  Compute compute = Compute::kFloat32;
+  const float* a = nullptr;
+  std::int64_t a_stride = 0;
+  const float* b = nullptr;
+  std::int64_t b_stride = 0;
+  float* out = nullptr;
+  std::int64_t out_stride = 0;
+  std::int32_t rows = 0;
+  std::int32_t steps = 0;          // dwords of k
+  std::int32_t columns = 0;        // rounded up to the lanes of the ISA
+  const float* rescale = nullptr;  // [rows], or null: out is overwritten
+};
+
+// The functions of one ISA. Those below `quantize_blocks` are its building blocks, for tests and micro benchmarks.
+struct KernelTable {
+  bool has_bf16 = false;  // Compute::kBFloat16 is there
+  // Attends a chunk and writes its outputs, or leaves its state in `partial` where that has one.
+  void (*attend)(const Call& call, const Chunk& chunk, const Scratch& scratch, const Partial& partial) = nullptr;
+  // Folds `count` partials, `step` rows apart, in ascending order and writes the chunk's outputs.
+  void (*merge)(const Call& call, const Chunk& chunk, const Scratch& scratch, const Partial& first, std::int64_t step,
+                std::int32_t count) = nullptr;
+  // Quantises one token's row of call.block_rows in groups of 128.
+  void (*quantize_blocks)(const Call& call, std::int64_t token) = nullptr;
+  void (*pack_keys)(const PackTask& task) = nullptr;
+  void (*pack_values)(const PackTask& task) = nullptr;
+  void (*gemm)(const GemmTask& task) = nullptr;
+  void (*exp2)(const float* in, float* out, std::int32_t count) = nullptr;  // count: a multiple of 16
+  void (*tanh)(const float* in, float* out, std::int32_t count) = nullptr;
+  void (*log)(const float* in, float* out, std::int32_t count) = nullptr;
+};
+
+// The kernels of an ISA, or null where this build or this processor lacks it.
+const KernelTable* kernel_table(Isa isa);
+
+}  // namespace quire::cpu
