@@ -1,0 +1,287 @@
+// Attention of one chunk: all tiles of its keys in ascending order, split by split.
+//
+// Cost: for each tile, one pack of its keys and values and 4 * rows * 64 * head_size flops. With many rows (prefill)
+// the matrix products dominate and everything they touch stays in the second-level cache; with few (decode) the reads
+// of keys and values from memory do.
+#pragma once
+
+#include "cpu/kernel_table.h"
+#include "kv/addressing.h"
+#include "quire/plan.h"
+#include "variant/logit.h"
+
+namespace quire::cpu {
+namespace {
+
+// The rows of one tile in memory: keys of each stream, values of each stream.
+struct TileAddresses {
+  TileRows keys[2];
+  TileRows values[2];
+};
+
+// Steps through the pages without a division a key.
+struct PageWalk {
+  const KVSource* kv = nullptr;
+  std::int32_t seq = 0;
+  std::int64_t block = 0;   // index in the block table's row
+  std::int64_t offset = 0;  // token inside the block
+
+  QUIRE_INLINE PageWalk(const KVSource& source, std::int32_t sequence, std::int32_t kv_pos)
+      : kv(&source), seq(sequence) {
+    if (kv->block_table != nullptr) {
+      block = kv_pos / kv->block_size;
+      offset = kv_pos % kv->block_size;
+    } else {
+      offset = static_cast<std::int64_t>(kv->kv_start[seq]) + kv_pos;
+    }
+  }
+  QUIRE_INLINE KVPlace place() const {
+    if (kv->block_table == nullptr) return {0, offset};
+    return {kv->block_table[seq * kv->block_table_stride + block], offset};
+  }
+  QUIRE_INLINE void next() {
+    if (++offset == kv->block_size && kv->block_table != nullptr) {
+      offset = 0;
+      ++block;
+    }
+  }
+};
+
+QUIRE_INLINE const void* row_address(const KVRows& rows, KVPlace place, std::int32_t kv_head, std::int64_t bytes) {
+  return static_cast<const char*>(rows.data) + row_offset(rows, place, kv_head) * bytes;
+}
+
+// Finds the rows of keys [begin, end) of the tile.
+inline void find_rows(const Call& call, const Chunk& chunk, std::int32_t first_key, KeyRange range,
+                      TileAddresses& found) {
+  const KVSource& kv = call.args->kv;
+  const std::int64_t bytes = dtype_bytes(kv.dtype);
+  const std::int32_t begin = range.begin - first_key;
+  const std::int32_t end = range.end - first_key;
+  for (std::int32_t stream = 0; stream < kv.num_streams; ++stream) {
+    for (TileRows* rows : {&found.keys[stream], &found.values[stream]}) {
+      for (std::int32_t key = 0; key < kTileKeys; ++key) rows->row[key] = nullptr;
+      rows->begin = begin;
+      rows->end = end;
+    }
+  }
+  PageWalk walk(kv, chunk.seq, range.begin);
+  for (std::int32_t key = begin; key < end; ++key, walk.next()) {
+    const KVPlace place = walk.place();
+    for (std::int32_t stream = 0; stream < kv.num_streams; ++stream) {
+      found.keys[stream].row[key] = row_address(kv.key[stream], place, chunk.kv_head, bytes);
+      found.values[stream].row[key] = row_address(kv.value[stream], place, chunk.kv_head, bytes);
+    }
+  }
+}
+
+// What each key's dot products are multiplied by: scale, tensor and row scales, in the plain form log2(e) too.
+inline void fill_scales(const Tile& tile) {
+  const Call& call = *tile.call;
+  const AttentionArgs& args = *call.args;
+  const Scratch& scratch = *tile.scratch;
+  for (std::int32_t stream = 0; stream < args.kv.num_streams; ++stream) {
+    const float scale = args.variant.scale * args.query_scale * args.kv.key[stream].tensor_scale;
+    const float unit = tile.is_general ? 1.0f : static_cast<float>(Number::kLog2E);
+    for (std::int32_t key = 0; key < kTileKeys; ++key) {
+      scratch.key_scales[stream][key] = scale * unit;
+      scratch.value_scales[stream][key] = 0.0f;
+    }
+    if (args.kv.key[stream].scales == nullptr && args.kv.value[stream].scales == nullptr) continue;
+    PageWalk walk(args.kv, tile.chunk->seq, tile.first_key + tile.begin);
+    for (std::int32_t key = tile.begin; key < tile.end; ++key, walk.next()) {
+      const KVPlace place = walk.place();
+      const float row = row_scale(args.kv.key[stream], place, tile.chunk->kv_head);
+      scratch.key_scales[stream][key] = scale * row * unit;
+      scratch.value_scales[stream][key] = row_scale(args.kv.value[stream], place, tile.chunk->kv_head);
+    }
+  }
+}
+
+// Copies the chunk's queries into dwords of the compute type, stream after stream.
+inline void load_queries(const Call& call, const Chunk& chunk, const Scratch& scratch) {
+  const AttentionArgs& args = *call.args;
+  const CopyFunction copy = codec(call.compute, args.query_dtype).copy;
+  const std::int64_t bytes = dtype_bytes(args.query_dtype);
+  float* out = scratch.query;
+  for (std::int32_t stream = 0; stream < args.kv.num_streams; ++stream) {
+    for (std::int32_t row = 0; row < chunk.num_rows; ++row, out += call.query_dwords) {
+      const std::int32_t place = chunk.first_row + row;
+      const std::int64_t token = args.query_start_loc[chunk.seq] + place / call.group_size;
+      const std::int32_t head = chunk.kv_head * call.group_size + place % call.group_size;
+      const std::int64_t q_head = static_cast<std::int64_t>(head) * args.kv.num_streams + stream;
+      const std::int64_t at = token * args.query_token_stride + q_head * args.query_head_stride;
+      copy(static_cast<const char*>(args.query) + at * bytes, args.kv.head_size, out);
+    }
+  }
+}
+
+// values += weights * tile, for all rows of the chunk or for `count` of them from `row`.
+template <class C>
+void add_values(const Tile& tile, const float* values, std::int32_t row, std::int32_t count) {
+  const Call& call = *tile.call;
+  const Scratch& scratch = *tile.scratch;
+  const std::int32_t halves = tile.has_value_scales ? call.weight_sets : 1;
+  for (std::int32_t half = 0; half < halves; ++half) {
+    const std::int32_t columns = call.columns / halves;
+    gemm_of<C>({.a = scratch.weights[half] + static_cast<std::int64_t>(row) * C::kWeightDwords,
+                .a_stride = C::kWeightDwords,
+                .b = values + half * columns,
+                .b_stride = call.columns,
+                .out = scratch.current.values + static_cast<std::int64_t>(row) * call.columns + half * columns,
+                .out_stride = call.columns,
+                .rows = count,
+                .steps = (tile.end + C::kPerDword - 1) / C::kPerDword,
+                .columns = columns,
+                .rescale = scratch.rescale + row});
+  }
+}
+
+// The same where values of some keys are infinite or NaN: 0 * inf must not reach the rows that mask those keys, so runs
+// of rows that mask the same of them get a tile without them.
+template <class C>
+void add_values_guarded(const Tile& tile, std::uint64_t non_finite) {
+  const Call& call = *tile.call;
+  const Scratch& scratch = *tile.scratch;
+  const std::int32_t rows = tile.chunk->num_rows * call.args->kv.num_streams;
+  for (std::int32_t row = 0; row < rows;) {
+    const std::uint64_t bad = non_finite & ~scratch.kept[row];
+    std::int32_t end = row + 1;
+    while (end < rows && (non_finite & ~scratch.kept[end]) == bad) ++end;
+    const float* values = scratch.values;
+    if (bad != 0) {
+      copy_without<C>(bad, scratch.values, call.columns, tile.end, scratch.clean_values);
+      values = scratch.clean_values;
+    }
+    add_values<C>(tile, values, row, end - row);
+    row = end;
+  }
+}
+
+// Folds one tile into the current state.
+template <class C>
+void attend_tile(Tile& tile, const TileAddresses& rows, const TileAddresses* next) {
+  const Call& call = *tile.call;
+  const AttentionArgs& args = *call.args;
+  const Scratch& scratch = *tile.scratch;
+  const Codec functions = codec(call.compute, args.kv.dtype);
+  if (tile.has_row_scales) fill_scales(tile);
+  for (tile.stream = 0; tile.stream < args.kv.num_streams; ++tile.stream) {
+    const std::int32_t s = tile.stream;
+    functions.keys({.size = args.kv.head_size,
+                    .rows = &rows.keys[s],
+                    .next = next != nullptr ? &next->keys[s] : nullptr,
+                    .out = scratch.keys[s]});
+    for (std::int32_t row = 0; row < tile.chunk->num_rows;) {
+      const std::int32_t left = tile.chunk->num_rows - row;
+      const std::int32_t tiles = (left + Simd::kRowBlock - 1) / Simd::kRowBlock;
+      const std::int32_t count = (left + tiles - 1) / tiles;
+      const std::int32_t first = s * tile.chunk->num_rows + row;
+      gemm_of<C>({.a = scratch.query + static_cast<std::int64_t>(first) * call.query_dwords,
+                  .a_stride = call.query_dwords,
+                  .b = scratch.keys[s],
+                  .b_stride = kTileKeys,
+                  .out = scratch.logits,
+                  .out_stride = kTileKeys,
+                  .rows = count,
+                  .steps = call.query_dwords,
+                  .columns = tile.end});
+      softmax_rows<C>(tile, first, count);
+      row += count;
+    }
+  }
+  for (std::int32_t s = 0; s < args.kv.num_streams; ++s) {
+    functions.values({.size = args.kv.head_size_v,
+                      .rows = &rows.values[s],
+                      .next = next != nullptr ? &next->values[s] : nullptr,
+                      .out = scratch.values + s * call.value_pad,
+                      .out_stride = call.columns});
+  }
+  const std::int32_t all = tile.chunk->num_rows * args.kv.num_streams;
+  update_states(scratch, all);
+  const std::uint64_t non_finite = tile.is_interior ? 0 : find_non_finite<C>(scratch.values, call.columns, tile.end);
+  if (non_finite != 0) {
+    add_values_guarded<C>(tile, non_finite);
+  } else {
+    add_values<C>(tile, scratch.values, 0, all);
+  }
+}
+
+// All tiles of the keys in `range`, which lie in one split.
+template <class C>
+void attend_split(Tile& tile, KeyRange range) {
+  const Call& call = *tile.call;
+  const Chunk& chunk = *tile.chunk;
+  clear_state(tile.scratch->current, chunk.num_rows * call.args->kv.num_streams, call.columns);
+  TileAddresses addresses[2];
+  const auto keys_of = [&](std::int32_t first_key) {
+    return KeyRange{max_i32(range.begin, first_key), min_i32(range.end, first_key + kTileKeys)};
+  };
+  std::int32_t first_key = range.begin / kTileKeys * kTileKeys;
+  find_rows(call, chunk, first_key, keys_of(first_key), addresses[0]);
+  for (std::int32_t i = 0; first_key < range.end; first_key += kTileKeys, ++i) {
+    const KeyRange keys = keys_of(first_key);
+    const bool has_next = first_key + kTileKeys < range.end;
+    if (has_next) {
+      find_rows(call, chunk, first_key + kTileKeys, keys_of(first_key + kTileKeys), addresses[(i + 1) % 2]);
+    }
+    tile.first_key = first_key;
+    tile.begin = keys.begin - first_key;
+    tile.end = keys.end - first_key;
+    tile.is_interior = keys.begin >= chunk.interior.begin && keys.end <= chunk.interior.end;
+    tile.is_masked = !tile.is_interior || keys.end - keys.begin < kTileKeys;
+    attend_tile<C>(tile, addresses[i % 2], has_next ? &addresses[(i + 1) % 2] : nullptr);
+  }
+}
+
+template <class C>
+void attend_of(const Call& call, const Chunk& chunk, Scratch scratch, const Partial& partial) {
+  const KVSource& kv = call.args->kv;
+  const Terms terms = terms_of(call.args->variant, chunk.seq);
+  Tile tile{.call = &call, .chunk = &chunk, .scratch = &scratch, .terms = &terms};
+  tile.is_general = has_logit_terms(terms);
+  tile.has_value_scales = kv.value[0].scales != nullptr;
+  tile.has_row_scales = tile.has_value_scales || kv.key[0].scales != nullptr;
+  const std::int32_t rows = chunk.num_rows * kv.num_streams;
+  load_queries(call, chunk, scratch);
+  fill_scales(tile);
+  bool is_first = true;
+  clear_state(scratch.total, rows, call.columns);
+  for (std::int32_t begin = chunk.keys.begin; begin < chunk.keys.end;) {
+    const std::int32_t split_end = begin / kSplitTokens * kSplitTokens + kSplitTokens;
+    attend_split<C>(tile, {begin, min_i32(chunk.keys.end, split_end)});
+    if (is_first) {
+      const RowState spare = scratch.total;
+      scratch.total = scratch.current;
+      scratch.current = spare;
+    } else {
+      for (std::int32_t row = 0; row < rows; ++row) {
+        merge_row_state(scratch.current, row, scratch.total, row, call.columns);
+      }
+    }
+    is_first = false;
+    begin = split_end;
+  }
+  if (partial.state.largest == nullptr) {
+    write_outputs(call, chunk, scratch, scratch.total);
+    return;
+  }
+  for (std::int32_t row = 0; row < rows; ++row) {
+    const std::int32_t stream = row / chunk.num_rows;
+    const std::int64_t target = partial.first + stream * partial.stream_rows + row % chunk.num_rows;
+    copy_row_state(scratch.total, row, partial.state, target, call.columns);
+  }
+}
+
+inline void attend(const Call& call, const Chunk& chunk, const Scratch& scratch, const Partial& partial) {
+  if constexpr (Simd::kHasBf16) {
+    if (call.compute == Compute::kBFloat16) {
+      attend_of<BFloat16>(call, chunk, scratch, partial);
+      return;
+    }
+  }
+  attend_of<Float32>(call, chunk, scratch, partial);
+}
+
+}  // namespace
+}  // namespace quire::cpu
