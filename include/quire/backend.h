@@ -101,6 +101,9 @@ struct AttentionLayer {
   KVScales kv_scales;
 };
 
+// How outputs are quantised, as far as it changes the scratch that attention needs.
+enum class OutputScales : std::uint8_t { kNoneOrOne, kBlocks };
+
 // Attention of one layer. All tensors are on the runtime's device.
 struct ForwardArgs {
   TensorView query;  // [num_tokens, num_heads, head_size] dtype, or float8_e4m3 with layer.q_scale; rows may be strided
@@ -108,7 +111,7 @@ struct ForwardArgs {
   TensorView value;  // [num_tokens, num_kv_heads, head_size_v]
   TensorView kv_cache;                          // the backend's logical shape; empty for encoder attention
   const AttentionMetadata* metadata = nullptr;  // null: a profiling run, output is set to 0
-  TensorView output;                  // [num_tokens, num_heads, head_size_v]; only the actual tokens are written
+  TensorView output;  // [num_tokens, num_heads, head_size_v] dtype or float32; only the actual tokens are written
   std::optional<float> output_scale;  // output is float8_e4m3, one scale
   TensorView output_block_scale;   // output is float8_e4m3; float32 [num_tokens, ceil(num_heads * head_size_v / 128)]
   TensorView lse;                  // optional float32 [num_heads, num_tokens]
@@ -121,12 +124,14 @@ class AttentionImpl {
   // Stores the new keys and values; a no-op when the layer shares another's cache.
   virtual Status do_kv_cache_update(const AttentionLayer& layer, const TensorView& key, const TensorView& value,
                                     const TensorView& kv_cache, const TensorView& slot_mapping) const = 0;
-  // The same after rotating query and key in place.
+  // The same after rotating query and key in place. A layer that shares another's cache has its queries rotated only;
+  // encoder attention, which stores nothing, is unsupported.
   virtual Status do_rope_and_kv_cache_update(const AttentionLayer& layer, const RopeArgs& rope, const TensorView& key,
                                              const TensorView& value, const TensorView& kv_cache,
                                              const TensorView& slot_mapping) const = 0;
-  // Scratch that forward needs for this batch.
-  virtual std::size_t workspace_bytes(const AttentionMetadata& metadata) const = 0;
+  // Scratch that forward needs for this batch, whatever the dtypes of its queries and outputs.
+  virtual std::size_t workspace_bytes(const AttentionMetadata& metadata,
+                                      OutputScales scales = OutputScales::kNoneOrOne) const = 0;
   // Attention over the cache (the update came before); never allocates, locks or synchronises.
   virtual Status forward(const AttentionLayer& layer, const ForwardArgs& args) const = 0;
 };

@@ -1,6 +1,7 @@
 // PagedImpl: checks of tensors and metadata, and the way from them to AttentionArgs.
 #include "backends/paged_impl.h"
 
+#include <algorithm>
 #include <cstring>
 #include <string>
 
@@ -155,8 +156,9 @@ Status PagedImpl::check_query_and_output(const ForwardArgs& args, std::int64_t n
   QUIRE_RETURN_IF_ERROR(check_rows("query", args.query, 0, num_tokens));
   QUIRE_RETURN_IF_ERROR(check_device("query", args.query));
   const bool quantised = args.output_scale.has_value() || !args.output_block_scale.empty();
-  const DType output_dtype = quantised ? DType::kFloat8E4M3 : dtype_;
-  QUIRE_RETURN_IF_ERROR(check_tensor(args.output, {"output", {output_dtype}, {kAny, num_heads_, head_size_v}}));
+  const DType narrow = quantised ? DType::kFloat8E4M3 : dtype_;
+  const DType wide = quantised ? DType::kFloat8E4M3 : DType::kFloat32;
+  QUIRE_RETURN_IF_ERROR(check_tensor(args.output, {"output", {narrow, wide}, {kAny, num_heads_, head_size_v}}));
   QUIRE_RETURN_IF_ERROR(check_rows("output", args.output, 0, num_tokens));
   QUIRE_RETURN_IF_ERROR(check_device("output", args.output));
   if (args.output_scale && !(*args.output_scale > 0.0f)) {
@@ -226,8 +228,20 @@ Status PagedImpl::set_tensors(const AttentionLayer& layer, const ForwardArgs& fo
   return {};
 }
 
-std::size_t PagedImpl::workspace_bytes(const AttentionMetadata& metadata) const {
-  return attention_workspace_bytes(batch_args(metadata), metadata.plan, runtime_);
+std::size_t PagedImpl::workspace_bytes(const AttentionMetadata& metadata, OutputScales scales) const {
+  AttentionArgs args = batch_args(metadata);
+  float present = 0.0f;  // kernels look whether there are scales, not at them
+  if (scales == OutputScales::kBlocks) args.output_block_scale = &present;
+  if (is_per_token_head(spec_.cache_dtype)) args.kv.value[0].scales = args.kv.value[1].scales = &present;
+  std::size_t most = 0;
+  for (const DType query_dtype : {dtype_, DType::kFloat8E4M3}) {
+    for (const DType output_dtype : {dtype_, DType::kFloat32, DType::kFloat8E4M3}) {
+      args.query_dtype = query_dtype;
+      args.output_dtype = output_dtype;
+      most = std::max(most, attention_workspace_bytes(args, metadata.plan, runtime_));
+    }
+  }
+  return most;
 }
 
 Status PagedImpl::forward(const AttentionLayer& layer, const ForwardArgs& forward) const {

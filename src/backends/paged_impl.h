@@ -21,7 +21,7 @@ class PagedImpl : public AttentionImpl {
   Status do_rope_and_kv_cache_update(const AttentionLayer& layer, const RopeArgs& rope, const TensorView& key,
                                      const TensorView& value, const TensorView& kv_cache,
                                      const TensorView& slot_mapping) const override;
-  std::size_t workspace_bytes(const AttentionMetadata& metadata) const override;
+  std::size_t workspace_bytes(const AttentionMetadata& metadata, OutputScales scales) const override;
   Status forward(const AttentionLayer& layer, const ForwardArgs& args) const override;
 
  protected:
