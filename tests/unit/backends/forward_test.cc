@@ -1,0 +1,282 @@
+// Every backend's forward against attention by definition, on the reference and on the CPU.
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "core/convert.h"
+#include "unit/backends/layer_run.h"
+
+namespace quire::test {
+namespace {
+
+// Float32 in, float32 arithmetic: what is left is the order of sums.
+constexpr double kTolerance = 2e-5;
+
+const std::vector<float> kSlopes = {0.5f, 0.25f, 0.125f, 0.0625f};
+const std::vector<float> kSinks = {0.5f, -1.0f, 2.0f, 0.0f};
+
+TokenTree uneven_tree() {
+  const std::vector<TreePath> choices = {{0}, {1}, {0, 0}, {0, 1}, {0, 2}, {1, 0}, {0, 1, 0}};
+  return TokenTree::from_choices(choices).value();
+}
+
+// Weights of a differential layer that live as long as the test.
+struct DifferentialWeights {
+  std::vector<float> q1 = std::vector<float>(16, 0.1f), k1 = std::vector<float>(16, 0.3f);
+  std::vector<float> q2 = std::vector<float>(16, -0.2f), k2 = std::vector<float>(16, 0.05f);
+  std::vector<float> norm = std::vector<float>(32, 1.5f);
+
+  DifferentialConfig config() const {
+    return {.layer_idx = 3,
+            .lambda_init = {},
+            .lambda_q1 = q1,
+            .lambda_k1 = k1,
+            .lambda_q2 = q2,
+            .lambda_k2 = k2,
+            .subln_weight = norm};
+  }
+};
+
+LayerSetup setup_for(std::string_view backend) {
+  static const DifferentialWeights kWeights;
+  LayerSetup setup{.backend = backend};
+  if (backend == "TRITON_ATTN_DIFFKV") setup.config.head_size_v = 24;
+  if (backend != "DIFFERENTIAL_FLASH_ATTN") return setup;
+  setup.config.differential = kWeights.config();
+  setup.sequences = {{0, 33}, {20, 17}, {36, 1}};
+  return setup;
+}
+
+void expect_dense(const LayerSetup& setup, double tolerance = kTolerance) {
+  for (const Runtime& runtime : test_runtimes()) {
+    LayerSetup own = setup;
+    own.config.runtime = runtime;
+    LayerRun run(own);
+    const Status status = run.forward();
+    ASSERT_TRUE(status.ok()) << status.to_string();
+    EXPECT_LT(worst_difference(run.output, run.dense()), tolerance) << backplane_name(runtime.backplane);
+  }
+}
+
+class EveryBackend : public testing::TestWithParam<std::string_view> {};
+
+INSTANTIATE_TEST_SUITE_P(Forward, EveryBackend,
+                         testing::Values("TREE_ATTN", "XFORMERS", "TRITON_ATTN", "TRITON_ATTN_DIFFKV",
+                                         "DIFFERENTIAL_FLASH_ATTN"),
+                         [](const auto& backend) { return std::string(backend.param); });
+
+TEST_P(EveryBackend, PlainCausalBatch) {
+  LayerSetup setup = setup_for(GetParam());
+  if (GetParam() == "XFORMERS") setup.sequences = {{36, 1}, {17, 1}, {13, 5}, {0, 33}};
+  if (GetParam() == "TREE_ATTN") setup.sequences = {{36, 1}, {17, 2}, {13, 5}, {0, 33}};
+  expect_dense(setup);
+}
+
+TEST_P(EveryBackend, WindowSoftcapAndAlibi) {
+  LayerSetup setup = setup_for(GetParam());
+  setup.config.sliding_window = 9;
+  setup.config.logits_soft_cap = 2.0f;
+  setup.config.alibi_slopes = kSlopes;
+  expect_dense(setup);
+}
+
+TEST_P(EveryBackend, ChunkedLocalAttention) {
+  LayerSetup setup = setup_for(GetParam());
+  setup.config.chunk = 16;
+  expect_dense(setup);
+}
+
+TEST_P(EveryBackend, LongSequencesAreSplitOverTheirKeys) {
+  LayerSetup setup = setup_for(GetParam());
+  setup.sequences = {{2300, 1}};
+  expect_dense(setup);
+}
+
+TEST_P(EveryBackend, QuantisedCachesComeClose) {
+  for (const KVCacheDType dtype : {KVCacheDType::kFp8E4M3, KVCacheDType::kFp8E5M2, KVCacheDType::kInt8PerTokenHead,
+                                   KVCacheDType::kFp8PerTokenHead, KVCacheDType::kBFloat16, KVCacheDType::kFloat16}) {
+    LayerSetup setup = setup_for(GetParam());
+    setup.config.kv_cache_dtype = dtype;
+    SCOPED_TRACE(kv_cache_dtype_name(dtype));
+    expect_dense(setup, dtype == KVCacheDType::kFp8E5M2 ? 0.6 : 0.3);
+  }
+}
+
+TEST_P(EveryBackend, SharedCachesAreReadAndNotWritten) {
+  LayerSetup setup = setup_for(GetParam());
+  setup.config.kv_sharing_target_layer_name = "layers.0";
+  expect_dense(setup);
+  LayerRun run(setup);
+  EXPECT_TRUE(run.impl->do_kv_cache_update(run.layer, {}, {}, {}, {}).ok());
+}
+
+TEST_P(EveryBackend, BFloat16AndFloat16) {
+  for (const DType dtype : {DType::kBFloat16, DType::kFloat16}) {
+    LayerSetup setup = setup_for(GetParam());
+    setup.config.dtype = dtype;
+    expect_dense(setup, GetParam() == "DIFFERENTIAL_FLASH_ATTN" ? 0.05 : 0.02);
+  }
+}
+
+TEST_P(EveryBackend, ProfilingRunWritesZeros) {
+  LayerRun run(setup_for(GetParam()));
+  ASSERT_TRUE(run.forward().ok());
+  run.args.metadata = nullptr;
+  ASSERT_TRUE(run.impl->forward(run.layer, run.args).ok());
+  for (const float value : run.output) ASSERT_EQ(value, 0.0f);
+}
+
+TEST_P(EveryBackend, OutputScaleQuantises) {
+  LayerSetup setup = setup_for(GetParam());
+  for (const Runtime& runtime : test_runtimes()) {
+    setup.config.runtime = runtime;
+    LayerRun run(setup);
+    ASSERT_TRUE(run.forward().ok());
+    const std::vector<float> exact = run.output;
+    std::vector<std::uint8_t> bytes(exact.size());
+    run.args.output.data = bytes.data();
+    run.args.output.dtype = DType::kFloat8E4M3;
+    run.args.output_scale = 0.5f;
+    const Status status = run.forward();
+    ASSERT_TRUE(status.ok()) << status.to_string();
+    for (std::size_t i = 0; i < exact.size(); ++i) {
+      ASSERT_NEAR(e4m3_to_float(bytes[i]) * 0.5f, exact[i], std::abs(exact[i]) / 15 + 1e-3) << i;
+    }
+  }
+}
+
+TEST_P(EveryBackend, BlockScalesQuantiseGroupsOf128) {
+  LayerSetup setup = setup_for(GetParam());
+  for (const Runtime& runtime : test_runtimes()) {
+    setup.config.runtime = runtime;
+    LayerRun run(setup);
+    ASSERT_TRUE(run.forward().ok());
+    const std::vector<float> exact = run.output;
+    const std::size_t tokens = static_cast<std::size_t>(run.num_tokens());
+    const std::size_t width = exact.size() / tokens;
+    std::vector<std::uint8_t> bytes(exact.size());
+    std::vector<float> scales(tokens);
+    run.args.output.data = bytes.data();
+    run.args.output.dtype = DType::kFloat8E4M3;
+    run.args.output_block_scale = make_tensor(scales.data(), DType::kFloat32, {run.num_tokens(), 1}).value();
+    const Status status = run.forward();
+    ASSERT_TRUE(status.ok()) << status.to_string();
+    for (std::size_t token = 0; token < tokens; ++token) {
+      float largest = 0.0f;
+      for (std::size_t i = 0; i < width; ++i) largest = std::max(largest, std::abs(exact[token * width + i]));
+      ASSERT_NEAR(scales[token], largest / 448.0f, 1e-6f);
+    }
+  }
+}
+
+TEST_P(EveryBackend, Fp8QueriesTakeTheirScale) {
+  LayerSetup setup = setup_for(GetParam());
+  for (const Runtime& runtime : test_runtimes()) {
+    setup.config.runtime = runtime;
+    LayerRun run(setup);
+    ASSERT_TRUE(run.forward().ok());
+    const std::vector<float> exact = run.output;
+    TensorView query = run.args.query;
+    std::vector<std::uint8_t> codes(static_cast<std::size_t>(query.num_elements()));
+    for (std::size_t i = 0; i < codes.size(); ++i) codes[i] = float_to_e4m3(query.as<float>()[i] * 4.0f);
+    run.args.query.data = codes.data();
+    run.args.query.dtype = DType::kFloat8E4M3;
+    run.layer.q_scale = 0.25f;
+    const Status status = run.forward();
+    ASSERT_TRUE(status.ok()) << status.to_string();
+    EXPECT_LT(worst_difference(run.output, exact), 0.25);
+    EXPECT_GT(worst_difference(run.output, exact), 0.0);
+  }
+}
+
+TEST(TreeAttn, TreesOfAnyShapeOnlyForTheRequestsThatCarryThem) {
+  LayerSetup setup{.backend = "TREE_ATTN"};
+  setup.sequences = {{32, 8}, {3, 8}, {20, 3}, {5, 30}};
+  setup.tree = uneven_tree();
+  expect_dense(setup);
+  setup.config.sinks = kSinks;
+  setup.config.sliding_window = 12;
+  expect_dense(setup);
+}
+
+TEST(TreeAttn, EachRequestMayHaveItsOwnTree) {
+  const TokenTree first = uneven_tree();
+  const TokenTree second = TokenTree::from_choices(std::vector<TreePath>{{0}, {1}, {2}}).value();
+  LayerSetup setup{.backend = "TREE_ATTN"};
+  setup.sequences = {{32, 8}, {3, 4}, {20, 8}};
+  setup.tree = uneven_tree();
+  setup.trees = {&first, &second, nullptr};
+  expect_dense(setup);
+}
+
+TEST(TreeAttn, ALaterDraftLevelSeesTheTreeWithoutItsRoot) {
+  LayerSetup setup{.backend = "TREE_ATTN"};
+  setup.sequences = {{33, 5}, {4, 5}};
+  setup.tree = uneven_tree();
+  setup.draft_index = 1;
+  expect_dense(setup);
+  setup.draft_index = 0;
+  expect_dense(setup);
+}
+
+TEST(TritonAttn, SinksMmPrefixAndSquareRootAlibi) {
+  LayerSetup setup;
+  setup.config.sinks = kSinks;
+  setup.config.alibi_slopes = kSlopes;
+  setup.config.alibi = AlibiKind::kSqrt;
+  expect_dense(setup);
+  setup.config.sliding_window = 5;
+  setup.mm_ranges = {{}, {{2, 16}}, {{4, 12}, {20, 31}}};
+  expect_dense(setup);
+}
+
+TEST(TritonAttn, NonCausalRowsSeeAheadAsFarAsBehind) {
+  LayerSetup setup;
+  setup.causal = false;
+  expect_dense(setup);
+  setup.config.sliding_window = 4;
+  expect_dense(setup);
+}
+
+TEST(TritonAttn, EncodersAttendOverTheirOwnKeys) {
+  for (const AttentionType type : {AttentionType::kEncoder, AttentionType::kEncoderOnly}) {
+    LayerSetup setup;
+    setup.sequences = {{0, 33}, {0, 7}, {0, 64}};
+    setup.config.attn_type = type;
+    expect_dense(setup);
+    setup.config.sliding_window = 1;
+    expect_dense(setup);
+    setup.config.sliding_window = 9;
+    setup.config.logits_soft_cap = 3.0f;
+    setup.config.alibi_slopes = kSlopes;
+    setup.config.sinks = kSinks;
+    expect_dense(setup);
+  }
+}
+
+TEST(TritonAttn, CrossAttentionSeesAllEncoderKeys) {
+  LayerSetup setup;
+  setup.config.attn_type = AttentionType::kEncoderDecoder;
+  setup.sequences = {{7, 1}, {0, 5}};
+  setup.encoder_seq_lens = {40, 3};
+  expect_dense(setup);
+}
+
+TEST(DiffKV, ValuesMayBeNarrowerAndQuantised) {
+  LayerSetup setup = setup_for("TRITON_ATTN_DIFFKV");
+  setup.config.head_size_v = 8;
+  setup.config.sinks = kSinks;
+  setup.mm_ranges = {{}, {{2, 16}}, {{4, 12}}};
+  expect_dense(setup);
+  setup.config.kv_cache_dtype = KVCacheDType::kInt8PerTokenHead;
+  expect_dense(setup, 0.05);
+}
+
+TEST(TritonAttn, HndAndSeparateScalesGiveTheSameResult) {
+  LayerSetup setup;
+  setup.config.layout = KVCacheLayout::kHND;
+  expect_dense(setup);
+}
+
+}  // namespace
+}  // namespace quire::test
