@@ -13,9 +13,9 @@ struct Window {
 
   template <class N>
   QUIRE_HD typename N::M keep(const At<N>& at) const {
-    if (right < 0) return at.kv_pos >= at.q_pos - left;
-    if (left < 0) return at.kv_pos <= at.q_pos + right;
-    return (at.kv_pos >= at.q_pos - left) & (at.kv_pos <= at.q_pos + right);
+    if (right < 0) return at.kv_pos >= first_key(at.q_pos);
+    if (left < 0) return at.kv_pos <= last_key(at.q_pos);
+    return (at.kv_pos >= first_key(at.q_pos)) & (at.kv_pos <= last_key(at.q_pos));
   }
   QUIRE_HD KeyRange clip(KeyRange range, const RowSpan& rows) const {
     return bounded(range, rows.first_q_pos(), rows.last_q_pos());
@@ -25,7 +25,15 @@ struct Window {
   }
 
  private:
-  // 64-bit sums, because a window may be as wide as int32 allows.
+  // 64-bit sums, because a window may be as wide as int32 allows. Positions of keys start at 0.
+  QUIRE_HD std::int32_t first_key(std::int32_t q_pos) const {
+    const std::int64_t first = static_cast<std::int64_t>(q_pos) - left;
+    return first > 0 ? static_cast<std::int32_t>(first) : 0;
+  }
+  QUIRE_HD std::int32_t last_key(std::int32_t q_pos) const {
+    const std::int64_t last = static_cast<std::int64_t>(q_pos) + right;
+    return last < 0x7fffffff ? static_cast<std::int32_t>(last) : 0x7fffffff;
+  }
   QUIRE_HD KeyRange bounded(KeyRange range, std::int32_t left_anchor, std::int32_t right_anchor) const {
     if (left >= 0) {
       const std::int64_t begin = static_cast<std::int64_t>(left_anchor) - left;
