@@ -94,12 +94,20 @@ Status PagedImpl::do_kv_cache_update(const AttentionLayer& layer, const TensorVi
 Status PagedImpl::do_rope_and_kv_cache_update(const AttentionLayer& layer, const RopeArgs& rope, const TensorView& key,
                                               const TensorView& value, const TensorView& kv_cache,
                                               const TensorView& slot_mapping) const {
-  if (!stores_keys()) {
-    return unsupported(
-        "do_rope_and_kv_cache_update: a layer that stores no keys has nothing to fuse the rotation with");
+  if (!reads_cache()) {
+    return unsupported("do_rope_and_kv_cache_update: encoder attention stores nothing to fuse the rotation with");
   }
   QUIRE_ASSIGN_OR_RETURN(const KVSource cache, bind_cache(layer, kv_cache));
-  return rope_and_cache_flash(rope, key, value, cache, slot_mapping);
+  if (!shares_kv_) return rope_and_cache_flash(rope, key, value, cache, slot_mapping);
+  // No key and no slot: only the queries are rotated.
+  const auto none = [&](std::int32_t size) {
+    return make_tensor(rope.query.data, dtype_, {0, spec_.num_kv_heads, size});
+  };
+  std::int64_t no_slot = -1;
+  QUIRE_ASSIGN_OR_RETURN(const TensorView no_keys, none(spec_.head_size));
+  QUIRE_ASSIGN_OR_RETURN(const TensorView no_values, none(spec_.head_size_v));
+  QUIRE_ASSIGN_OR_RETURN(const TensorView no_slots, make_tensor(&no_slot, DType::kInt64, {0}));
+  return rope_and_cache_flash(rope, no_keys, no_values, cache, no_slots);
 }
 
 Result<KVSource> PagedImpl::bind_cache(const AttentionLayer& layer, const TensorView& kv_cache) const {
