@@ -68,6 +68,7 @@ Status check_terms(const BackendTraits& traits, const ImplConfig& config) {
   QUIRE_RETURN_IF_ERROR(check_vector("alibi_slopes", config.alibi_slopes, config.num_heads));
   QUIRE_RETURN_IF_ERROR(check_vector("sinks", config.sinks, config.num_heads));
   if (!config.sinks.empty() && !traits.sinks) return not_for(traits, "sinks");
+  if (config.differential && traits.format != KVCacheFormat::kDifferential) return not_for(traits, "differential");
   const bool alibi_sqrt = !config.alibi_slopes.empty() && config.alibi == AlibiKind::kSqrt;
   if (alibi_sqrt && !traits.alibi_sqrt) return not_for(traits, "alibi: square-root ALiBi");
   return {};

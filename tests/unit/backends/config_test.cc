@@ -53,6 +53,8 @@ TEST(ImplConfigErrors, WhatABackendLacks) {
     expect_message(impl_status(name, encoder), "attn_type: encoder is not supported by " + std::string(name));
   }
   expect_message(impl_status("XFORMERS", [](ImplConfig& c) { c.sinks = kFour; }), "sinks: not supported by XFORMERS");
+  expect_message(impl_status("TRITON_ATTN", [](ImplConfig& c) { c.differential = DifferentialConfig{}; }),
+                 "differential: not supported by TRITON_ATTN");
   expect_message(impl_status("TREE_ATTN",
                              [](ImplConfig& c) {
                                c.alibi_slopes = kFour;
