@@ -32,15 +32,18 @@ std::size_t attention_workspace_bytes(const AttentionArgs& args, const Attention
 
 Status paged_attention(const AttentionArgs& args, const AttentionPlan& plan, const Runtime& runtime,
                        std::span<std::byte> workspace) {
-  QUIRE_RETURN_IF_ERROR(check_backplane(runtime));
   QUIRE_RETURN_IF_ERROR(backends::check_attention_args(args));
-  if (args.num_tokens == 0) return {};
-  if (runtime.backplane == Backplane::kReference) {
-    reference::attention(args);
-    return {};
+  switch (runtime.backplane) {
+    case Backplane::kReference:
+      if (args.num_tokens > 0) reference::attention(args);
+      return {};
+    case Backplane::kCpu:
+      QUIRE_RETURN_IF_ERROR(backends::check_plan(args, plan));
+      return args.num_tokens > 0 ? cpu::attention(args, plan, runtime, workspace) : Status{};
+    case Backplane::kCuda:
+      break;
   }
-  QUIRE_RETURN_IF_ERROR(backends::check_plan(args, plan));
-  return cpu::attention(args, plan, runtime, workspace);
+  return check_backplane(runtime);
 }
 
 }  // namespace quire

@@ -25,7 +25,7 @@ Status check_dtype(const KVCacheSpec& spec, const TensorView& cache) {
                           std::string(dtype_name(cache.dtype)));
 }
 
-Status check_shape(const TensorView& cache, const std::vector<std::int64_t>& want) {
+Status check_shape(const TensorView& cache, std::span<const std::int64_t> want) {
   const bool same_rank = cache.rank == static_cast<std::int32_t>(want.size());
   if (same_rank && std::equal(want.begin(), want.end(), cache.shape.begin())) return {};
   TensorView wanted{.rank = static_cast<std::int32_t>(want.size())};
@@ -73,32 +73,31 @@ Status check_scale_cache(const KVCacheSpec& spec, std::string_view name, const T
   if (!wanted) {
     if (scales.empty()) return {};
     return invalid_argument(
-        "scales." + std::string(name) + ": want none for " + std::string(kv_cache_dtype_name(spec.cache_dtype)) +
+        std::string(name) + ": want none for " + std::string(kv_cache_dtype_name(spec.cache_dtype)) +
         (is_per_token_head(spec.cache_dtype) ? " with inline scales" : "") + ", got " + shape_string(scales));
   }
-  const std::string full = "scales." + std::string(name);
   if (spec.format == KVCacheFormat::kDifferential) {
     return check_tensor(scales,
-                        {full, {DType::kFloat32}, {2, spec.num_blocks, spec.block_size, spec.num_kv_heads / 2}, false});
+                        {name, {DType::kFloat32}, {2, spec.num_blocks, spec.block_size, spec.num_kv_heads / 2}, false});
   }
-  return check_tensor(scales, {full, {DType::kFloat32}, {spec.num_blocks, spec.block_size, spec.num_kv_heads}, false});
+  return check_tensor(scales, {name, {DType::kFloat32}, {spec.num_blocks, spec.block_size, spec.num_kv_heads}, false});
 }
 
 Status check_binding(const KVCacheSpec& spec, const TensorView& cache, const KVScales& scales) {
-  QUIRE_ASSIGN_OR_RETURN(const std::vector<std::int64_t> shape, kv_cache_shape(spec));
-  QUIRE_RETURN_IF_ERROR(check_shape(cache, shape));
+  QUIRE_ASSIGN_OR_RETURN(const KVShape shape, kv_shape(spec));
+  QUIRE_RETURN_IF_ERROR(check_shape(cache, shape.view()));
   QUIRE_RETURN_IF_ERROR(check_dtype(spec, cache));
   QUIRE_RETURN_IF_ERROR(check_view(cache));
   QUIRE_RETURN_IF_ERROR(check_no_overlap("kv_cache", cache));
   if (has_inline_scales(spec)) QUIRE_RETURN_IF_ERROR(check_scale_alignment(cache));
   QUIRE_RETURN_IF_ERROR(check_tensor_scale(spec, "k_scale", scales.k_scale));
   QUIRE_RETURN_IF_ERROR(check_tensor_scale(spec, "v_scale", scales.v_scale));
-  for (const auto& [name, scale_cache] :
-       {std::pair{"k_scale_cache", scales.k_scale_cache}, std::pair{"v_scale_cache", scales.v_scale_cache}}) {
+  for (const auto& [name, scale_cache] : {std::pair{"scales.k_scale_cache", scales.k_scale_cache},
+                                          std::pair{"scales.v_scale_cache", scales.v_scale_cache}}) {
     QUIRE_RETURN_IF_ERROR(check_scale_cache(spec, name, scale_cache));
     if (!scale_cache.empty() && scale_cache.device != cache.device) {
-      return invalid_argument("scales." + std::string(name) + ".device: want the cache's, " +
-                              device_name(cache.device) + ", got " + device_name(scale_cache.device));
+      return invalid_argument(std::string(name) + ".device: want the cache's, " + device_name(cache.device) + ", got " +
+                              device_name(scale_cache.device));
     }
   }
   return {};

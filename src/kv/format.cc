@@ -54,18 +54,18 @@ Status check_format(const KVCacheSpec& spec) {
   return {};
 }
 
-std::vector<std::int64_t> logical_shape(const KVCacheSpec& spec) {
+KVShape logical_shape(const KVCacheSpec& spec) {
   const std::int64_t pad = kv_row_pad(spec);
   const std::int64_t row = spec.head_size + pad;
   switch (spec.format) {
     case KVCacheFormat::kKVFirst:
-      return {2, spec.num_blocks, spec.block_size, spec.num_kv_heads, row};
+      return {{2, spec.num_blocks, spec.block_size, spec.num_kv_heads, row}, 5};
     case KVCacheFormat::kBlockFirst:
-      return {spec.num_blocks, 2, spec.block_size, spec.num_kv_heads, row};
+      return {{spec.num_blocks, 2, spec.block_size, spec.num_kv_heads, row}, 5};
     case KVCacheFormat::kPackedKV:
-      return {spec.num_blocks, spec.block_size, spec.num_kv_heads, row + kv_head_size_v(spec) + pad};
+      return {{spec.num_blocks, spec.block_size, spec.num_kv_heads, row + kv_head_size_v(spec) + pad}, 4};
     case KVCacheFormat::kDifferential:
-      return {2, 2, spec.num_blocks, spec.block_size, spec.num_kv_heads / 2, row};
+      return {{2, 2, spec.num_blocks, spec.block_size, spec.num_kv_heads / 2, row}, 6};
   }
   return {};
 }
@@ -157,13 +157,13 @@ Result<KVCacheLayout> default_kv_cache_layout() {
   return KVCacheLayout::kNHD;
 }
 
-Result<std::vector<std::int64_t>> kv_cache_shape(const KVCacheSpec& spec) {
+Result<KVShape> kv_shape(const KVCacheSpec& spec) {
   QUIRE_RETURN_IF_ERROR(check_sizes(spec));
   QUIRE_RETURN_IF_ERROR(check_format(spec));
-  std::vector<std::int64_t> shape = logical_shape(spec);
+  const KVShape shape = logical_shape(spec);
   // One eighth of the address range leaves room for strides in bytes and for bit counts.
   std::int64_t elements = 1;
-  for (std::int64_t size : shape) {
+  for (const std::int64_t size : shape.view()) {
     const auto product = checked_mul(elements, size);
     if (!product || *product > std::numeric_limits<std::int64_t>::max() / 8) {
       return resource_exhausted("spec: want a cache below 2^60 elements, got " + number(spec.num_blocks) +
@@ -173,6 +173,11 @@ Result<std::vector<std::int64_t>> kv_cache_shape(const KVCacheSpec& spec) {
     elements = *product;
   }
   return shape;
+}
+
+Result<std::vector<std::int64_t>> kv_cache_shape(const KVCacheSpec& spec) {
+  QUIRE_ASSIGN_OR_RETURN(const KVShape shape, kv_shape(spec));
+  return std::vector<std::int64_t>(shape.view().begin(), shape.view().end());
 }
 
 Result<std::vector<int>> kv_cache_stride_order(KVCacheFormat format, KVCacheLayout layout, bool include_num_layers) {

@@ -1,0 +1,51 @@
+// forward and the cache update of a step must not allocate; every operator new of this program is counted.
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <cstdlib>
+#include <new>
+
+#include "unit/backends/layer_run.h"
+
+namespace {
+
+std::atomic<long> allocations{0};
+
+void* counted(std::size_t bytes) {
+  ++allocations;
+  if (void* memory = std::malloc(bytes == 0 ? 1 : bytes)) return memory;
+  throw std::bad_alloc();
+}
+
+}  // namespace
+
+void* operator new(std::size_t bytes) { return counted(bytes); }
+void* operator new[](std::size_t bytes) { return counted(bytes); }
+void operator delete(void* memory) noexcept { std::free(memory); }
+void operator delete[](void* memory) noexcept { std::free(memory); }
+void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
+void operator delete[](void* memory, std::size_t) noexcept { std::free(memory); }
+
+namespace quire::test {
+namespace {
+
+TEST(NoAllocation, ForwardOnTheCpu) {
+  for (const std::string_view name : {"TREE_ATTN", "XFORMERS", "TRITON_ATTN", "TRITON_ATTN_DIFFKV"}) {
+    for (const KVCacheDType dtype : {KVCacheDType::kAuto, KVCacheDType::kFp8E4M3, KVCacheDType::kInt8PerTokenHead}) {
+      LayerSetup setup{.backend = name};
+      setup.config.runtime = test_runtimes().back();
+      setup.config.kv_cache_dtype = dtype;
+      LayerRun run(setup);
+      ASSERT_TRUE(run.forward().ok());
+      std::vector<std::byte> workspace(run.impl->workspace_bytes(run.metadata));
+      run.args.workspace = workspace;
+      const long before = allocations;
+      const bool ok = run.impl->forward(run.layer, run.args).ok();
+      EXPECT_EQ(allocations - before, 0) << name;
+      EXPECT_TRUE(ok);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace quire::test
