@@ -144,4 +144,14 @@ Status swap_blocks(const KVSource& source, const KVSource& destination, std::spa
 // source and a destination. Errors: ids out of range, two pairs with one destination.
 Status copy_blocks(std::span<const KVSource> caches, std::span<const BlockPair> pairs);
 
+// A pair of slots for move_tokens.
+struct SlotPair {
+  std::int64_t source = 0;
+  std::int64_t destination = 0;
+};
+// Copies single tokens (K, V and scales of all kv_heads) inside each of the caches, as speculative decoding needs to
+// close the gaps that rejected drafts leave. Pairs are copied in order: a destination may be a later pair's source only
+// if that pair should see the new token. Errors: a slot out of range (nothing is copied then), a cache on a device.
+Status move_tokens(std::span<const KVSource> caches, std::span<const SlotPair> pairs);
+
 }  // namespace quire
