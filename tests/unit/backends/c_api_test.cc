@@ -1,0 +1,195 @@
+// The C API: a layer from configuration to output with the same bits as in C++, and errors that C can read.
+#include "quire/c_api.h"
+
+#include <gtest/gtest.h>
+
+#include <thread>
+
+#include "unit/backends/layer_run.h"
+
+namespace quire::test {
+namespace {
+
+QuireTensor to_c(const TensorView& view) {
+  QuireTensor tensor{};
+  tensor.data = view.data;
+  tensor.device_type = static_cast<std::int32_t>(view.device.type);
+  tensor.dtype = static_cast<std::int32_t>(view.dtype);
+  tensor.rank = view.rank;
+  std::copy(view.shape.begin(), view.shape.end(), tensor.shape);
+  std::copy(view.strides.begin(), view.strides.end(), tensor.strides);
+  return tensor;
+}
+
+QuireLayerConfig small_layer() {
+  QuireLayerConfig config;
+  EXPECT_EQ(quire_layer_config_init(&config), QUIRE_OK);
+  config.num_heads = 4;
+  config.num_kv_heads = 2;
+  config.head_size = 16;
+  config.dtype = QUIRE_FLOAT32;
+  config.scale = 0.25f;
+  return config;
+}
+
+TEST(CApi, ALayerFromEndToEnd) {
+  LayerSetup setup;
+  setup.config.runtime = test_runtimes().back();
+  setup.config.sliding_window = 9;
+  LayerRun run(setup);
+  ASSERT_TRUE(run.forward().ok());
+  const std::vector<float> want = run.output;
+
+  QuireLayerConfig config = small_layer();
+  config.num_blocks = run.args.kv_cache.size(0);
+  config.sliding_window = 9;
+  const QuireBackend* backend = nullptr;
+  ASSERT_EQ(quire_select_backend(&config, nullptr, &backend), QUIRE_OK) << quire_last_error();
+  EXPECT_STREQ(quire_backend_name(backend), "TRITON_ATTN");
+  ASSERT_EQ(quire_validate(backend, &config), QUIRE_OK);
+  std::int64_t bytes = 0;
+  ASSERT_EQ(quire_kv_cache_bytes(backend, &config, &bytes), QUIRE_OK);
+  QuireTensor cache;
+  ASSERT_EQ(quire_view_kv_cache(backend, &config, run.args.kv_cache.data, &cache), QUIRE_OK) << quire_last_error();
+  EXPECT_EQ(bytes, run.args.kv_cache.num_elements() * 4);
+
+  const QuireTensor table = to_c(run.common.block_table_tensor), slots = to_c(run.common.slot_mapping);
+  QuireBatch batch{};
+  batch.num_reqs = run.common.num_reqs;
+  batch.query_start_loc = run.common.query_start_loc_cpu.data();
+  batch.seq_lens = run.common.seq_lens_cpu.data();
+  batch.block_table = &table;
+  batch.slot_mapping = &slots;
+  QuireBuilder* builder = nullptr;
+  QuireMetadata* metadata = nullptr;
+  QuireImpl* impl = nullptr;
+  ASSERT_EQ(quire_builder_create(backend, &config, &builder), QUIRE_OK) << quire_last_error();
+  ASSERT_EQ(quire_build(builder, &batch, &metadata), QUIRE_OK) << quire_last_error();
+  ASSERT_EQ(quire_impl_create(backend, &config, &impl), QUIRE_OK) << quire_last_error();
+
+  std::vector<float> got(want.size());
+  const QuireTensor query = to_c(run.args.query);
+  QuireTensor output;
+  const std::int64_t shape[3] = {run.num_tokens(), 4, 16};
+  ASSERT_EQ(quire_tensor_init(&output, got.data(), QUIRE_FLOAT32, shape, 3), QUIRE_OK);
+  QuireForward args;
+  ASSERT_EQ(quire_forward_init(&args), QUIRE_OK);
+  args.query = &query;
+  args.kv_cache = &cache;
+  args.output = &output;
+  ASSERT_EQ(quire_workspace_bytes(impl, metadata, 0, &args.workspace_bytes), QUIRE_OK);
+  std::vector<std::byte> workspace(args.workspace_bytes);
+  args.workspace = workspace.data();
+  QuireScales scales;
+  ASSERT_EQ(quire_scales_init(&scales), QUIRE_OK);
+  ASSERT_EQ(quire_forward(impl, &scales, metadata, &args), QUIRE_OK) << quire_last_error();
+  EXPECT_EQ(got, want);
+  ASSERT_EQ(quire_forward(impl, nullptr, nullptr, &args), QUIRE_OK);
+  EXPECT_EQ(got, std::vector<float>(want.size(), 0.0f));
+
+  quire_metadata_destroy(metadata);
+  quire_impl_destroy(impl);
+  quire_builder_destroy(builder);
+}
+
+TEST(CApi, CacheUpdatesStore) {
+  QuireLayerConfig config = small_layer();
+  config.num_blocks = 4;
+  const QuireBackend* backend = nullptr;
+  ASSERT_EQ(quire_find_backend("XFORMERS_VLLM_V1", &backend), QUIRE_OK);
+  std::int64_t bytes = 0;
+  ASSERT_EQ(quire_kv_cache_bytes(backend, &config, &bytes), QUIRE_OK);
+  std::vector<float> memory(static_cast<std::size_t>(bytes) / 4), rows(2 * 2 * 16, 3.0f);
+  std::vector<std::int64_t> slots = {17, -1};
+  QuireTensor cache, key, slot_mapping;
+  ASSERT_EQ(quire_view_kv_cache(backend, &config, memory.data(), &cache), QUIRE_OK);
+  const std::int64_t shape[3] = {2, 2, 16};
+  ASSERT_EQ(quire_tensor_init(&key, rows.data(), QUIRE_FLOAT32, shape, 3), QUIRE_OK);
+  ASSERT_EQ(quire_tensor_init(&slot_mapping, slots.data(), QUIRE_INT64, shape, 1), QUIRE_OK);
+  QuireImpl* impl = nullptr;
+  ASSERT_EQ(quire_impl_create(backend, &config, &impl), QUIRE_OK) << quire_last_error();
+  ASSERT_EQ(quire_kv_cache_update(impl, nullptr, &key, &key, &cache, &slot_mapping), QUIRE_OK) << quire_last_error();
+  EXPECT_EQ(std::count(memory.begin(), memory.end(), 3.0f), 2 * 2 * 16);
+  EXPECT_EQ(memory[17 * 2 * 16], 3.0f);
+  quire_impl_destroy(impl);
+}
+
+TEST(CApi, TreesDifferentialLayersAndDrafts) {
+  QuireLayerConfig config = small_layer();
+  config.num_blocks = 8;
+  config.tree = "[(0,), (1,), (0, 0)]";
+  const QuireBackend* backend = nullptr;
+  ASSERT_EQ(quire_find_backend("TREE_ATTN", &backend), QUIRE_OK);
+  QuireBuilder* builder = nullptr;
+  ASSERT_EQ(quire_builder_create(backend, &config, &builder), QUIRE_OK) << quire_last_error();
+  const std::int32_t starts[2] = {0, 3}, seq_lens[1] = {11};
+  std::vector<std::int32_t> blocks = {3};
+  const std::int64_t shape[2] = {1, 1};
+  QuireTensor table;
+  ASSERT_EQ(quire_tensor_init(&table, blocks.data(), QUIRE_INT32, shape, 2), QUIRE_OK);
+  QuireBatch batch{};
+  batch.num_reqs = 1;
+  batch.query_start_loc = starts;
+  batch.seq_lens = seq_lens;
+  batch.block_table = &table;
+  QuireMetadata* metadata = nullptr;
+  ASSERT_EQ(quire_build_for_drafting(builder, &batch, 1, &metadata), QUIRE_OK) << quire_last_error();
+  quire_metadata_destroy(metadata);
+  ASSERT_EQ(quire_build_for_cudagraph_capture(builder, &batch, &metadata), QUIRE_OK) << quire_last_error();
+  quire_metadata_destroy(metadata);
+  EXPECT_EQ(quire_build_for_drafting(builder, &batch, -1, &metadata), QUIRE_INVALID_ARGUMENT);
+  quire_builder_destroy(builder);
+  config.tree = "[(1, 1)]";
+  EXPECT_EQ(quire_builder_create(backend, &config, &builder), QUIRE_INVALID_ARGUMENT);
+
+  ASSERT_EQ(quire_find_backend("DIFFERENTIAL_FLASH_ATTN", &backend), QUIRE_OK);
+  const std::vector<float> row(16, 0.1f), norm(32, 1.0f);
+  QuireImpl* impl = nullptr;
+  EXPECT_EQ(quire_impl_create(backend, &config, &impl), QUIRE_INVALID_ARGUMENT);
+  config.lambda_q1 = config.lambda_k1 = config.lambda_q2 = config.lambda_k2 = row.data();
+  config.subln_weight = norm.data();
+  ASSERT_EQ(quire_impl_create(backend, &config, &impl), QUIRE_OK) << quire_last_error();
+  quire_impl_destroy(impl);
+}
+
+TEST(CApi, ErrorsHaveCodesAndMessagesOfTheirThread) {
+  const QuireBackend* backend = nullptr;
+  EXPECT_EQ(quire_find_backend("NOPE", &backend), QUIRE_NOT_FOUND);
+  EXPECT_NE(std::string(quire_last_error()).find("TREE_ATTN"), std::string::npos);
+  std::thread([] { EXPECT_STREQ(quire_last_error(), ""); }).join();
+  EXPECT_EQ(quire_find_backend(nullptr, &backend), QUIRE_INVALID_ARGUMENT);
+  EXPECT_STREQ(quire_last_error(), "name: want a pointer, got null");
+  ASSERT_EQ(quire_find_backend("XFORMERS", &backend), QUIRE_OK);
+  EXPECT_STREQ(quire_last_error(), "");
+
+  QuireLayerConfig config = small_layer();
+  config.attn_type = QUIRE_ENCODER;
+  EXPECT_EQ(quire_validate(backend, &config), QUIRE_UNSUPPORTED);
+  EXPECT_STREQ(quire_last_error(), "XFORMERS: attention type encoder not supported");
+  config.attn_type = 9;
+  EXPECT_EQ(quire_validate(backend, &config), QUIRE_INVALID_ARGUMENT);
+  EXPECT_STREQ(quire_last_error(), "attn_type: want 0 to 3, got 9");
+  EXPECT_EQ(quire_forward(nullptr, nullptr, nullptr, nullptr), QUIRE_INVALID_ARGUMENT);
+  EXPECT_EQ(quire_build(nullptr, nullptr, nullptr), QUIRE_INVALID_ARGUMENT);
+  std::int64_t bytes = 0;
+  config = small_layer();
+  config.num_blocks = INT64_MAX;
+  EXPECT_EQ(quire_kv_cache_bytes(backend, &config, &bytes), QUIRE_RESOURCE_EXHAUSTED);
+  quire_builder_destroy(nullptr);
+  quire_impl_destroy(nullptr);
+  quire_metadata_destroy(nullptr);
+}
+
+TEST(CApi, BackendsAreListed) {
+  const QuireBackend* some[2] = {};
+  std::size_t count = 0;
+  ASSERT_EQ(quire_backends(some, 2, &count), QUIRE_OK);
+  EXPECT_GE(count, 5u);
+  EXPECT_STREQ(quire_backend_name(some[0]), "TREE_ATTN");
+  EXPECT_STREQ(quire_backend_name(some[1]), "XFORMERS");
+  EXPECT_EQ(quire_backend_name(nullptr), nullptr);
+  EXPECT_STRNE(quire_version(), "");
+}
+
+}  // namespace
+}  // namespace quire::test
