@@ -7,6 +7,7 @@
 #include "quire/cuda.h"
 #include "quire/device.h"
 #include "quire/dtype.h"
+#include "quire/engine.h"
 #include "quire/kv_cache.h"
 #include "quire/metadata.h"
 #include "quire/ops.h"
