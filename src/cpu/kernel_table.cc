@@ -10,6 +10,32 @@ const KernelTable* kernel_table_avx2();
 const KernelTable* kernel_table_avx512();
 const KernelTable* kernel_table_avx512bf16();
 
+bool is_compiled(Isa isa) {
+  switch (isa) {
+    case Isa::kScalar:
+      return true;
+    case Isa::kAvx2:
+#if defined(QUIRE_WITH_AVX2)
+      return true;
+#else
+      return false;
+#endif
+    case Isa::kAvx512:
+#if defined(QUIRE_WITH_AVX512)
+      return true;
+#else
+      return false;
+#endif
+    case Isa::kAvx512Bf16:
+#if defined(QUIRE_WITH_AVX512BF16)
+      return true;
+#else
+      return false;
+#endif
+  }
+  return false;
+}
+
 const KernelTable* kernel_table(Isa isa) {
   switch (isa) {
     case Isa::kScalar:

@@ -127,6 +127,13 @@ struct KernelTable {
   void (*log)(const float* in, float* out, std::int32_t count) = nullptr;
 };
 
+// What keys and values may be stored as, by what is multiplied; codec() in kernel/pack.inl.h has a case for each.
+inline constexpr DType kFloat32Storage[] = {DType::kFloat32,    DType::kFloat16,    DType::kBFloat16,
+                                            DType::kFloat8E4M3, DType::kFloat8E5M2, DType::kInt8};
+inline constexpr DType kBFloat16Storage[] = {DType::kBFloat16, DType::kFloat8E4M3, DType::kFloat8E5M2, DType::kInt8};
+
+// Whether this build has the ISA's object, whatever the processor.
+bool is_compiled(Isa isa);
 // The kernels of an ISA, or null where this build or this processor lacks it.
 const KernelTable* kernel_table(Isa isa);
 
