@@ -1,0 +1,16 @@
+// The machine's ceilings, as the library measures them.
+#include "cli/bench/ceilings.h"
+
+#include "cpu/ceilings.h"
+
+namespace quire::cli {
+
+Result<Ceilings> measure_machine(const Runtime& runtime) {
+  QUIRE_ASSIGN_OR_RETURN(const cpu::Ceilings measured, cpu::measure_ceilings(runtime.num_threads));
+  constexpr double kGiga = 1e9;
+  return Ceilings{.float32_flops = measured.fma_all.best * kGiga,
+                  .bfloat16_flops = measured.bf16_all.best * kGiga,
+                  .dram_bytes = measured.read_all.best * kGiga};
+}
+
+}  // namespace quire::cli
