@@ -44,10 +44,13 @@ BufferWidths standard_widths(const DecoderShape& shape);
 std::span<const std::string_view> harmless_keys();
 std::span<const std::string_view> ignored_tensors();
 
+// `own_harmless`: keys without meaning for this family alone.
 template <class Family>
-Result<std::unique_ptr<DecoderModel>> load_family(LoadContext& context) {
+Result<std::unique_ptr<DecoderModel>> load_family(LoadContext& context,
+                                                  std::span<const std::string_view> own_harmless = {}) {
   auto model = std::make_unique<Family>(context);
   QUIRE_RETURN_IF_ERROR(model->load(context));
+  for (const std::string_view key : own_harmless) static_cast<void>(context.config().has(key));  // counts as read
   QUIRE_RETURN_IF_ERROR(context.config().check_all_read(harmless_keys()));
   QUIRE_RETURN_IF_ERROR(context.checkpoint.check_all_used(ignored_tensors()));
   return std::unique_ptr<DecoderModel>(std::move(model));

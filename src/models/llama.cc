@@ -90,14 +90,9 @@ Status Llama::load(LoadContext& context) {
 
 Status Llama::run_layer(std::int32_t index, std::int64_t num_tokens) {
   const Layer& layer = layers_[static_cast<std::size_t>(index)];
-  const Rows hidden = buffers_.hidden.rows();
-  apply_norm(layer.input_norm, hidden, num_tokens, buffers_.normed.rows());
-  QUIRE_RETURN_IF_ERROR(layer.attention.run(attention_, buffers_, num_tokens, &rope_));
-  add_rows(hidden, num_tokens, buffers_.update.rows());
-  apply_norm(layer.mlp_norm, hidden, num_tokens, buffers_.normed.rows());
-  QUIRE_RETURN_IF_ERROR(layer.mlp.run(buffers_, num_tokens));
-  add_rows(hidden, num_tokens, buffers_.update.rows());
-  return {};
+  QUIRE_RETURN_IF_ERROR(add_block(layer.input_norm, num_tokens,
+                                  [&] { return layer.attention.run(attention_, buffers_, num_tokens, &rope_); }));
+  return add_block(layer.mlp_norm, num_tokens, [&] { return layer.mlp.run(buffers_, num_tokens); });
 }
 
 }  // namespace

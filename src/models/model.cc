@@ -25,6 +25,7 @@ Result<Linear> load_linear(const LoadContext& context, const LinearSpec& spec) {
 
 Result<Norm> load_norm(const LoadContext& context, const std::string& name, std::int64_t width, Norm kind) {
   QUIRE_ASSIGN_OR_RETURN(kind.weight, context.checkpoint.floats(name + ".weight", {width}));
+  for (float& weight : kind.weight) weight += kind.weight_shift;
   if (kind.kind == NormKind::kLayer && context.checkpoint.contains(name + ".bias")) {
     QUIRE_ASSIGN_OR_RETURN(kind.bias, context.checkpoint.floats(name + ".bias", {width}));
   }

@@ -114,6 +114,14 @@ class DecoderModel {
   // The families' part: the rows of buffers_.hidden after embedding, one layer, and the logits after the head.
   virtual Status after_embedding(const StepInput& step) { return static_cast<void>(step), Status(); }
   virtual Status run_layer(std::int32_t layer, std::int64_t num_tokens) = 0;
+  // hidden += block() of norm(hidden); the block reads buffers_.normed and writes buffers_.update.
+  template <class Block>
+  Status add_block(const Norm& norm, std::int64_t num_tokens, Block block) {
+    apply_norm(norm, buffers_.hidden.rows(), num_tokens, buffers_.normed.rows());
+    QUIRE_RETURN_IF_ERROR(block());
+    add_rows(buffers_.hidden.rows(), num_tokens, buffers_.update.rows());
+    return {};
+  }
   virtual void finish_logits(const Rows& logits, std::int64_t num_rows) {
     static_cast<void>(logits), static_cast<void>(num_rows);
   }

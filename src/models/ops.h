@@ -20,6 +20,7 @@ struct Norm {
   std::vector<float> weight = {};
   std::vector<float> bias = {};
   float eps = 1e-6f;
+  float weight_shift = 0.0f;  // added to the weight when it is loaded; Gemma's norms hold weight - 1
 };
 // x and y may be the same rows when both are float32.
 void apply_norm(const Norm& norm, const Rows& x, std::int64_t num_rows, const Rows& y);

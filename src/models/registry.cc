@@ -20,6 +20,7 @@ struct Family {
   Length length = Length::kLimited;
   std::string_view hidden_key = "hidden_size";
   std::string_view layers_key = "num_hidden_layers";
+  std::string_view old_hidden_key = {};  // what older files call hidden_key
 };
 
 constexpr std::array kFamilies = {
@@ -93,7 +94,8 @@ Result<std::unique_ptr<DecoderModel>> load_decoder(std::shared_ptr<const Checkpo
   ModelInfo info;
   info.architecture = architecture;
   QUIRE_ASSIGN_OR_RETURN(info.vocab_size, config.count("vocab_size"));
-  QUIRE_ASSIGN_OR_RETURN(info.hidden_size, config.count(family->hidden_key));
+  const bool old = !family->old_hidden_key.empty() && !config.has(family->hidden_key);
+  QUIRE_ASSIGN_OR_RETURN(info.hidden_size, config.count(old ? family->old_hidden_key : family->hidden_key));
   QUIRE_ASSIGN_OR_RETURN(info.num_layers, config.count(family->layers_key));
   QUIRE_ASSIGN_OR_RETURN(info.max_model_len, read_length(config, *family, options.max_model_len));
   LoadContext context{.checkpoint = checkpoint, .options = options, .info = &info};
