@@ -4,6 +4,7 @@
 #include <cmath>
 #include <string>
 
+#include "models/gemma2.h"
 #include "models/llama.h"
 #include "models/model.h"
 
@@ -28,6 +29,7 @@ constexpr std::array kFamilies = {
     Family{"MistralForCausalLM", load_llama},
     Family{"Qwen2ForCausalLM", load_llama},
     Family{"Qwen3ForCausalLM", load_llama},
+    Family{"Gemma2ForCausalLM", load_gemma2},
 };
 
 std::string known_architectures() {

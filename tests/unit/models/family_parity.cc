@@ -1,0 +1,122 @@
+// Implements the comparisons.
+#include "unit/models/family_parity.h"
+
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "unit/models/parity.h"
+
+namespace quire::parity {
+namespace {
+
+std::int32_t best_of(std::span<const float> logits) {
+  return static_cast<std::int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
+}
+
+// Row t of `want` are the logits that ids[t] is chosen from.
+void expect_rows(std::span<const float> got, std::span<const float> want, const std::vector<std::int32_t>& ids) {
+  ASSERT_FALSE(ids.empty());
+  ASSERT_EQ(got.size(), want.size());
+  const std::size_t vocab = want.size() / ids.size();
+  for (std::size_t t = 0; t < ids.size(); ++t) {
+    const std::span<const float> row = got.subspan(t * vocab, vocab);
+    EXPECT_LE(relative_error(row, want.subspan(t * vocab, vocab)), kTolerance) << "generated token " << t;
+    EXPECT_EQ(best_of(row), ids[t]) << "generated token " << t;
+  }
+}
+
+// The last row of the prompt's logits and those of all generated tokens but the last.
+Result<std::vector<float>> decode(ModelRunner& runner, std::vector<float> prompt_logits, std::int32_t length,
+                                  const std::vector<std::int32_t>& ids) {
+  const auto vocab = static_cast<std::ptrdiff_t>(runner.info().vocab_size);
+  std::vector<float> out(prompt_logits.end() - vocab, prompt_logits.end());
+  QUIRE_ASSIGN_OR_RETURN(const std::vector<float> rest,
+                         run_chunks(runner, std::span(ids).first(ids.size() - 1), length, 1));
+  out.insert(out.end(), rest.begin(), rest.end());
+  return out;
+}
+
+// The same for a decoder that starts with `start` and attends to `encoder_len` tokens in `cross_blocks`.
+Result<std::vector<float>> decode_cross(ModelRunner& runner, std::span<const BlockId> cross_blocks,
+                                        std::int32_t encoder_len, std::vector<std::int32_t> ids) {
+  ids.insert(ids.begin(), 2);  // decoder_start_token_id
+  ids.pop_back();
+  const std::vector<BlockId> blocks = some_blocks(64);
+  std::vector<float> out;
+  for (std::size_t t = 0; t < ids.size(); ++t) {
+    const SequenceRows rows{.tokens = std::span<const std::int32_t>(ids).subspan(t, 1),
+                            .context_len = static_cast<std::int32_t>(t),
+                            .blocks = blocks,
+                            .cross_blocks = cross_blocks,
+                            .cross_len = encoder_len};
+    QUIRE_RETURN_IF_ERROR(runner.run({&rows, 1}));
+    const std::span<const float> logits = runner.logits(0, 0);
+    out.insert(out.end(), logits.begin(), logits.end());
+  }
+  return out;
+}
+
+}  // namespace
+
+void expect_parity(const FamilyCase& one) {
+  const auto runner = load_runner(fixture(one.fixture), {.backend = one.backend, .dtype = DType::kFloat32});
+  ASSERT_TRUE(runner.ok()) << runner.status().to_string();
+  if (!one.backend.empty()) {
+    EXPECT_EQ((*runner)->model().attention().backend_name(), one.backend);
+  }
+  const SafetensorsFile expected = open_file(fixture(one.fixture) + "/expected.safetensors");
+  for (const std::int32_t length : kLengths) {
+    SCOPED_TRACE(one.fixture + " on " + one.backend + ", prompt of " + std::to_string(length));
+    const std::string suffix = "_" + std::to_string(length);
+    const std::vector<std::int32_t> prompt = ids_of(expected, "input_ids" + suffix);
+    const Result<std::vector<float>> logits = run_chunks(**runner, prompt, 0, one.chunk);
+    ASSERT_TRUE(logits.ok()) << logits.status().to_string();
+    EXPECT_LE(relative_error(*logits, floats_of(expected, "logits" + suffix)), kTolerance);
+    const std::vector<std::int32_t> ids = ids_of(expected, "gen_ids" + suffix);
+    const Result<std::vector<float>> decoded = decode(**runner, *logits, length, ids);
+    ASSERT_TRUE(decoded.ok()) << decoded.status().to_string();
+    expect_rows(*decoded, floats_of(expected, "gen_logits" + suffix), ids);
+  }
+}
+
+void expect_cross_parity(const FamilyCase& one) {
+  const auto runner = load_runner(fixture(one.fixture), {.backend = one.backend, .dtype = DType::kFloat32});
+  ASSERT_TRUE(runner.ok()) << runner.status().to_string();
+  EXPECT_TRUE((*runner)->info().is_encoder_decoder);
+  const SafetensorsFile expected = open_file(fixture(one.fixture) + "/expected.safetensors");
+  const std::vector<BlockId> cross_blocks = {45, 41, 46, 43, 42};  // beside those of some_blocks
+  for (const std::int32_t length : kLengths) {
+    SCOPED_TRACE(one.fixture + ", encoder's prompt of " + std::to_string(length));
+    const std::string suffix = "_" + std::to_string(length);
+    const Status encoded = (*runner)->encode(ids_of(expected, "input_ids" + suffix), cross_blocks);
+    ASSERT_TRUE(encoded.ok()) << encoded.to_string();
+    const std::vector<std::int32_t> ids = ids_of(expected, "gen_ids" + suffix);
+    const Result<std::vector<float>> decoded = decode_cross(**runner, cross_blocks, length, ids);
+    ASSERT_TRUE(decoded.ok()) << decoded.status().to_string();
+    expect_rows(*decoded, floats_of(expected, "gen_logits" + suffix), ids);
+  }
+}
+
+std::string load_error(const FamilyCase& one) {
+  return load_runner(fixture(one.fixture), {.backend = one.backend, .dtype = DType::kFloat32}).status().message();
+}
+
+std::string changed_load_error(const std::string& name, const std::string& key, const std::string& json) {
+  namespace fs = std::filesystem;
+  const fs::path from = fixture(name);
+  const auto* test = ::testing::UnitTest::GetInstance()->current_test_info();
+  const fs::path folder =
+      fs::path(::testing::TempDir()) / ("quire_" + name + "_" + test->test_suite_name() + "_" + test->name());
+  fs::create_directories(folder);
+  std::ifstream in(from / "config.json");
+  nlohmann::json config = nlohmann::json::parse(in);
+  config[nlohmann::json::json_pointer("/" + key)] = nlohmann::json::parse(json);
+  std::ofstream(folder / "config.json") << config.dump();
+  fs::copy_file(from / "model.safetensors", folder / "model.safetensors", fs::copy_options::overwrite_existing);
+  const Status status = load_runner(folder.string(), {.dtype = DType::kFloat32}).status();
+  fs::remove_all(folder);
+  return status.message();
+}
+
+}  // namespace quire::parity
