@@ -5,6 +5,7 @@
 #include <string>
 
 #include "models/gemma2.h"
+#include "models/gpt_oss.h"
 #include "models/llama.h"
 #include "models/model.h"
 
@@ -30,6 +31,7 @@ constexpr std::array kFamilies = {
     Family{"Qwen2ForCausalLM", load_llama},
     Family{"Qwen3ForCausalLM", load_llama},
     Family{"Gemma2ForCausalLM", load_gemma2},
+    Family{"GptOssForCausalLM", load_gpt_oss},
 };
 
 std::string known_architectures() {
