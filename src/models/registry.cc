@@ -4,6 +4,7 @@
 #include <cmath>
 #include <string>
 
+#include "models/bloom.h"
 #include "models/gemma2.h"
 #include "models/gpt_oss.h"
 #include "models/llama.h"
@@ -32,6 +33,12 @@ constexpr std::array kFamilies = {
     Family{"Qwen3ForCausalLM", load_llama},
     Family{"Gemma2ForCausalLM", load_gemma2},
     Family{"GptOssForCausalLM", load_gpt_oss},
+    Family{.architecture = "BloomForCausalLM",
+           .load = load_bloom,
+           .length_key = "seq_length",
+           .length = Length::kOpen,
+           .layers_key = "n_layer",
+           .old_hidden_key = "n_embed"},
 };
 
 std::string known_architectures() {
