@@ -9,6 +9,7 @@
 #include "models/gpt_oss.h"
 #include "models/llama.h"
 #include "models/model.h"
+#include "models/mpt.h"
 
 namespace quire {
 namespace {
@@ -39,6 +40,12 @@ constexpr std::array kFamilies = {
            .length = Length::kOpen,
            .layers_key = "n_layer",
            .old_hidden_key = "n_embed"},
+    Family{.architecture = "MptForCausalLM",
+           .load = load_mpt,
+           .length_key = "max_seq_len",
+           .length = Length::kOpen,
+           .hidden_key = "d_model",
+           .layers_key = "n_layers"},
 };
 
 std::string known_architectures() {
