@@ -5,6 +5,7 @@
 #include <string>
 
 #include "models/bloom.h"
+#include "models/deepseek_v2.h"
 #include "models/gemma2.h"
 #include "models/gpt_oss.h"
 #include "models/llama.h"
@@ -46,6 +47,7 @@ constexpr std::array kFamilies = {
            .length = Length::kOpen,
            .hidden_key = "d_model",
            .layers_key = "n_layers"},
+    Family{"DeepseekV2ForCausalLM", load_deepseek_v2},
 };
 
 std::string known_architectures() {
