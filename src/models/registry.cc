@@ -6,6 +6,7 @@
 
 #include "models/bloom.h"
 #include "models/deepseek_v2.h"
+#include "models/diff_llama.h"
 #include "models/gemma2.h"
 #include "models/gpt_oss.h"
 #include "models/llama.h"
@@ -48,6 +49,7 @@ constexpr std::array kFamilies = {
            .hidden_key = "d_model",
            .layers_key = "n_layers"},
     Family{"DeepseekV2ForCausalLM", load_deepseek_v2},
+    Family{"DiffLlamaForCausalLM", load_diff_llama},
 };
 
 std::string known_architectures() {

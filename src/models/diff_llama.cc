@@ -1,0 +1,118 @@
+// Implements DiffLlama. A differential layer of quire pairs heads 2i and 2i + 1; the checkpoint pairs head i with head
+// i + num_heads / 2, and likewise the heads of keys and values, so the projections' outputs are reordered when they are
+// loaded. The result comes out as the output projection expects it: both halves of pair i, one after the other.
+#include "models/diff_llama.h"
+
+#include <utility>
+
+#include "models/blocks.h"
+#include "models/family.h"
+
+namespace quire {
+namespace {
+
+class DiffLlama final : public DecoderModel {
+ public:
+  explicit DiffLlama(const LoadContext& context)
+      : DecoderModel(context, attention_options(context, "DIFFERENTIAL_FLASH_ATTN")) {}
+  Status load(LoadContext& context);
+
+ private:
+  struct Layer {
+    Norm input_norm;
+    AttentionBlock attention;
+    Norm mlp_norm;
+    GatedMlp mlp;
+  };
+  Status run_layer(std::int32_t index, std::int64_t num_tokens) override;
+
+  RopeTable rope_;
+  std::vector<Layer> layers_;
+};
+
+// Appends the outputs of `num_heads` heads that start at `first` so that heads i and i + num_heads / 2 are neighbours.
+void pair_heads(std::int64_t first, const DecoderShape& shape, std::int32_t num_heads, std::vector<std::int64_t>& out) {
+  for (std::int32_t head = 0; head < num_heads; ++head) {
+    const std::int64_t from = head / 2 + (head % 2) * (num_heads / 2);
+    for (std::int64_t i = 0; i < shape.head_size; ++i) out.push_back(first + from * shape.head_size + i);
+  }
+}
+
+std::vector<std::int64_t> paired_outputs(const DecoderShape& shape) {
+  const std::int64_t q_width = static_cast<std::int64_t>(shape.num_heads) * shape.head_size;
+  const std::int64_t kv_width = static_cast<std::int64_t>(shape.num_kv_heads) * shape.head_size;
+  std::vector<std::int64_t> out;
+  pair_heads(0, shape, shape.num_heads, out);
+  pair_heads(q_width, shape, shape.num_kv_heads, out);
+  pair_heads(q_width + kv_width, shape, shape.num_kv_heads, out);
+  return out;
+}
+
+// The norm of a pair has no weight in the checkpoint.
+Result<DifferentialLayer> load_differential(const LoadContext& context, const DecoderShape& shape, std::int32_t index) {
+  const std::string prefix = "layers." + std::to_string(index) + ".self_attn.lambda_";
+  const auto read = [&](const char* name) { return context.checkpoint.floats(prefix + name, {shape.head_size}); };
+  DifferentialLayer out;
+  out.layer_idx = index;
+  QUIRE_ASSIGN_OR_RETURN(out.lambda_q1, read("q1"));
+  QUIRE_ASSIGN_OR_RETURN(out.lambda_k1, read("k1"));
+  QUIRE_ASSIGN_OR_RETURN(out.lambda_q2, read("q2"));
+  QUIRE_ASSIGN_OR_RETURN(out.lambda_k2, read("k2"));
+  out.subln_weight.assign(2 * static_cast<std::size_t>(shape.head_size), 1.0f);
+  out.subln_eps = shape.norm_eps;
+  return out;
+}
+
+Status check_even_heads(const HfConfig& config, const DecoderShape& shape) {
+  for (const auto& [key, count] :
+       {std::pair("num_attention_heads", shape.num_heads), std::pair("num_key_value_heads", shape.num_kv_heads)}) {
+    if (count % 2 == 0) continue;
+    return data_loss(config.path() + ": key '" + key + "': want an even number, for heads are paired, got " +
+                     std::to_string(count));
+  }
+  return {};
+}
+
+Status DiffLlama::load(LoadContext& context) {
+  const HfConfig& config = context.config();
+  QUIRE_ASSIGN_OR_RETURN(const DecoderShape shape, read_decoder_shape(config));
+  QUIRE_RETURN_IF_ERROR(check_even_heads(config, shape));
+  QUIRE_ASSIGN_OR_RETURN(const Activation activation, read_activation(config, "hidden_act", "silu"));
+  QUIRE_ASSIGN_OR_RETURN(const bool bias, config.flag_or("attention_bias", false));
+  QUIRE_ASSIGN_OR_RETURN(rope_,
+                         make_rope_table(config, {.head_size = shape.head_size, .num_positions = info_.max_model_len}));
+  const Norm norm{.eps = shape.norm_eps};
+  for (std::int32_t i = 0; i < info_.num_layers; ++i) {
+    const std::string prefix = "layers." + std::to_string(i) + ".";
+    AttentionBlockSpec block = standard_attention_block(shape, prefix + "self_attn.");
+    QUIRE_ASSIGN_OR_RETURN(block.attention.differential, load_differential(context, shape, i));
+    block.outputs = paired_outputs(shape);
+    block.qkv_bias = block.o_bias = bias ? HasBias::kYes : HasBias::kNo;
+    QUIRE_ASSIGN_OR_RETURN(Norm input_norm, load_norm(context, prefix + "input_layernorm", shape.hidden, norm));
+    QUIRE_ASSIGN_OR_RETURN(Norm mlp_norm, load_norm(context, prefix + "post_attention_layernorm", shape.hidden, norm));
+    QUIRE_ASSIGN_OR_RETURN(AttentionBlock attention, AttentionBlock::load(context, attention_, block));
+    QUIRE_ASSIGN_OR_RETURN(GatedMlp mlp, GatedMlp::load(context, {.prefix = prefix + "mlp.",
+                                                                  .hidden = shape.hidden,
+                                                                  .intermediate = shape.intermediate,
+                                                                  .activation = activation}));
+    layers_.push_back({std::move(input_norm), std::move(attention), std::move(mlp_norm), std::move(mlp)});
+  }
+  buffers_ = make_buffers(standard_widths(shape), options_.max_tokens, context.compute);
+  return load_ends(context, {.embedding = "embed_tokens.weight",
+                             .head = shape.tied ? "" : "lm_head.weight",
+                             .final_norm = "norm",
+                             .norm = norm});
+}
+
+Status DiffLlama::run_layer(std::int32_t index, std::int64_t num_tokens) {
+  const Layer& layer = layers_[static_cast<std::size_t>(index)];
+  QUIRE_RETURN_IF_ERROR(add_block(layer.input_norm, num_tokens,
+                                  [&] { return layer.attention.run(attention_, buffers_, num_tokens, &rope_); }));
+  return add_block(layer.mlp_norm, num_tokens, [&] { return layer.mlp.run(buffers_, num_tokens); });
+}
+
+}  // namespace
+
+Result<std::unique_ptr<DecoderModel>> load_diff_llama(LoadContext& context) { return load_family<DiffLlama>(context); }
+
+}  // namespace quire
