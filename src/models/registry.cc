@@ -4,6 +4,7 @@
 #include <cmath>
 #include <string>
 
+#include "models/bart.h"
 #include "models/bloom.h"
 #include "models/deepseek_v2.h"
 #include "models/diff_llama.h"
@@ -50,6 +51,10 @@ constexpr std::array kFamilies = {
            .layers_key = "n_layers"},
     Family{"DeepseekV2ForCausalLM", load_deepseek_v2},
     Family{"DiffLlamaForCausalLM", load_diff_llama},
+    Family{.architecture = "BartForConditionalGeneration",
+           .load = load_bart,
+           .hidden_key = "d_model",
+           .layers_key = "decoder_layers"},
 };
 
 std::string known_architectures() {
