@@ -5,8 +5,8 @@
    that a caller does not know of have their defaults. Handles that a function creates are destroyed by the caller;
    backends belong to the library. Pointers in structs are read during the call, except for tensors of a batch, which
    the metadata made from it goes on reading. */
-#ifndef QUIRE_C_API_H_
-#define QUIRE_C_API_H_
+#ifndef QUIRE_C_API_H
+#define QUIRE_C_API_H
 
 #include <stddef.h>
 #include <stdint.h>
@@ -198,4 +198,4 @@ int quire_forward(const QuireImpl* impl, const QuireScales* scales, const QuireM
 }
 #endif
 
-#endif /* QUIRE_C_API_H_ */
+#endif /* QUIRE_C_API_H */
