@@ -12,7 +12,10 @@ namespace {
 // A user's backend: TRITON_ATTN under another name, for one head size.
 class OwnBackend final : public AttentionBackend {
  public:
-  OwnBackend(std::string name, std::int32_t head_size) : name_(std::move(name)), head_size_(head_size) {}
+  enum class Choice : std::uint8_t { kAutomatic, kByName };
+  OwnBackend(std::string name, std::int32_t head_size, Choice choice = Choice::kAutomatic)
+      : name_(std::move(name)), head_size_(head_size), choice_(choice) {}
+  bool is_automatic() const override { return choice_ == Choice::kAutomatic; }
   std::string_view name() const override { return name_; }
   std::span<const DType> supported_dtypes() const override { return base().supported_dtypes(); }
   std::span<const KVCacheDType> supported_kv_cache_dtypes() const override { return all_kv_cache_dtypes(); }
@@ -42,6 +45,7 @@ class OwnBackend final : public AttentionBackend {
   static const AttentionBackend& base() { return **find_backend("TRITON_ATTN"); }
   std::string name_;
   std::int32_t head_size_;
+  Choice choice_;
 };
 
 TEST(Registry, TheFiveInOrderAndTheAlias) {
@@ -82,6 +86,11 @@ TEST(Registry, UsersAddAndReplaceTheirOwn) {
   const auto picked = select_backend(config);
   ASSERT_TRUE(picked.ok()) << picked.status().to_string();
   EXPECT_EQ(picked->backend, second);
+  ASSERT_TRUE(register_backend(std::make_unique<OwnBackend>("OWN", 5, OwnBackend::Choice::kByName)).ok());
+  const auto refused = select_backend(config);
+  ASSERT_FALSE(refused.ok());
+  EXPECT_NE(refused.status().message().find("OWN: is taken by name only"), std::string::npos);
+  EXPECT_TRUE(select_backend(config, "OWN").ok());
   config.use_output_quant = config.use_batch_invariant = config.use_kv_connector = true;
   EXPECT_EQ(second->validate_configuration(config),
             (std::vector<std::string>{"batch invariance not supported", "KV connector not supported",
