@@ -24,6 +24,9 @@ constexpr Command kCommands[] = {
     {"kernels", "List the compiled kernels and the instruction sets that can run here", attach_kernels},
     {"replay", "Run attention case files and compare with their answers", attach_replay},
     {"bench", "Measure attention on batches, beside what this machine could do at best", attach_bench},
+#ifdef QUIRE_HAS_ENGINE
+    {"embed", "Turn texts into vectors with a sentence encoder", attach_embed},
+#endif
     {"collect-env", "Print versions, processor, instruction sets and memory for a bug report", attach_collect_env},
 };
 

