@@ -11,6 +11,7 @@
 #include "engine/sampler.h"
 #include "engine/scheduler.h"
 #include "engine/speculation.h"
+#include "engine/verification.h"
 
 namespace quire {
 namespace {
@@ -42,8 +43,7 @@ Status check_options(const EngineOptions& options) {
 ModelOptions model_options(const EngineOptions& options, const Runtime& runtime) {
   const std::int64_t tokens = options.max_num_batched_tokens;
   const bool drafts = options.draft != DraftKind::kNone;
-  const std::int64_t outputs =
-      drafts ? std::int64_t{options.max_num_seqs} * options.max_tree_size : options.max_num_seqs;
+  const std::int64_t outputs = drafts ? tokens : options.max_num_seqs;
   return {.backend = options.backend.empty() && drafts ? "TREE_ATTN" : options.backend,
           .dtype = options.dtype,
           .kv_cache_dtype = options.kv_cache_dtype,
@@ -53,11 +53,6 @@ ModelOptions model_options(const EngineOptions& options, const Runtime& runtime)
           .max_outputs = std::min(tokens, outputs),
           .max_model_len = options.max_model_len,
           .runtime = runtime};
-}
-
-bool is_chain_tree(const TokenTree& tree) {
-  const std::vector<std::int32_t>& counts = tree.depth_counts();
-  return std::all_of(counts.begin(), counts.end(), [](std::int32_t count) { return count == 1; });
 }
 
 }  // namespace
@@ -89,13 +84,11 @@ class Engine::State {
   void clear() { scheduler_->clear(); }
 
  private:
-  using Trees = std::vector<std::optional<DraftTree>>;
   Status load_draft(const Runtime& runtime);
   Status make_caches();
   Status check_request(const GenerateRequest& request) const;
   Status check_tree(const TreePolicy& policy) const;
   Status encode_new(std::span<const ScheduledRequest> step);
-  Status run_target(std::span<const ScheduledRequest> step, const Trees& trees);
   Result<RequestUpdate> advance(const ScheduledRequest& one, std::size_t index, const DraftTree* tree);
   std::int32_t choose(const RequestState& state, std::int64_t position, std::span<const float> logits) const;
   void emit(RequestState& state, std::span<const std::int32_t> tokens, RequestUpdate& update) const;
@@ -107,6 +100,7 @@ class Engine::State {
   std::unique_ptr<ModelRunner> target_;
   std::unique_ptr<Speculator> speculator_;
   std::unique_ptr<Scheduler> scheduler_;
+  std::unique_ptr<Verification> verification_;
   std::int64_t cache_bytes_ = 0;
   RequestId next_id_ = 1;
   EngineStats stats_;
@@ -179,13 +173,17 @@ Status Engine::State::make_caches() {
   if (draft != nullptr) QUIRE_RETURN_IF_ERROR(draft->model().attention().allocate(num_blocks));
   cache_bytes_ = num_blocks * block_bytes;
   QUIRE_ASSIGN_OR_RETURN(BlockPool pool, BlockPool::create(num_blocks));
-  scheduler_ = std::make_unique<Scheduler>(SchedulerOptions{.block_size = options_.block_size,
-                                                            .max_num_seqs = options_.max_num_seqs,
-                                                            .max_num_batched_tokens = options_.max_num_batched_tokens,
-                                                            .max_prefill_chunk = options_.max_prefill_chunk,
-                                                            .max_model_len = info_.max_model_len,
-                                                            .prefix_caching = options_.prefix_caching},
-                                           std::move(pool));
+  const bool invariant = options_.batch_invariance == BatchInvariance::kOn;
+  const TreeVerification how = invariant ? TreeVerification::kByPath : TreeVerification::kTogether;
+  const SchedulerOptions scheduling{.block_size = options_.block_size,
+                                    .max_num_seqs = options_.max_num_seqs,
+                                    .max_num_batched_tokens = options_.max_num_batched_tokens,
+                                    .max_prefill_chunk = options_.max_prefill_chunk,
+                                    .max_model_len = info_.max_model_len,
+                                    .prefix_caching = options_.prefix_caching,
+                                    .tree_verification = how};
+  scheduler_ = std::make_unique<Scheduler>(scheduling, std::move(pool));
+  verification_ = std::make_unique<Verification>(*target_, *scheduler_, how);
   return {};
 }
 
@@ -265,28 +263,6 @@ Status Engine::State::encode_new(std::span<const ScheduledRequest> step) {
   return {};
 }
 
-Status Engine::State::run_target(std::span<const ScheduledRequest> step, const Trees& trees) {
-  std::vector<SequenceRows> rows;
-  for (std::size_t i = 0; i < step.size(); ++i) {
-    const RequestState& state = *step[i].state;
-    SequenceRows one{.context_len = state.num_computed,
-                     .blocks = state.blocks,
-                     .cross_blocks = state.cross_blocks,
-                     .cross_len = static_cast<std::int32_t>(state.encoder_tokens.size())};
-    if (trees[i]) {
-      one.tokens = trees[i]->tokens;
-      one.tree = is_chain_tree(trees[i]->tree) ? nullptr : &trees[i]->tree;
-    } else {
-      one.tokens =
-          std::span(state.tokens)
-              .subspan(static_cast<std::size_t>(state.num_computed), static_cast<std::size_t>(step[i].num_tokens));
-      one.first_output = step[i].brings_token() ? step[i].num_tokens - 1 : step[i].num_tokens;
-    }
-    rows.push_back(one);
-  }
-  return target_->run(rows);
-}
-
 std::int32_t Engine::State::choose(const RequestState& state, std::int64_t position,
                                    std::span<const float> logits) const {
   if (state.request.on_logits) state.request.on_logits(position, logits);
@@ -329,9 +305,10 @@ Result<RequestUpdate> Engine::State::advance(const ScheduledRequest& one, std::s
   const bool prompt = state.num_computed < state.num_prompt;
   if (tree != nullptr) {
     const Acceptance accepted = Speculator::accept(*tree, [&](std::int32_t node, std::int32_t depth) {
-      return choose(state, static_cast<std::int64_t>(state.tokens.size()) + depth, target_->logits(index, node));
+      return choose(state, static_cast<std::int64_t>(state.tokens.size()) + depth, verification_->logits(index, node));
     });
-    QUIRE_RETURN_IF_ERROR(speculator_->compact(*target_, state, *tree, accepted.path));
+    QUIRE_RETURN_IF_ERROR(verification_->keep(index, accepted.path));
+    QUIRE_RETURN_IF_ERROR(speculator_->keep(state, *tree, accepted.path));
     speculator_->count(*tree, accepted.path);
     state.num_computed += static_cast<std::int32_t>(accepted.path.size());
     emit(state, accepted.tokens, update);
@@ -341,7 +318,7 @@ Result<RequestUpdate> Engine::State::advance(const ScheduledRequest& one, std::s
     state.num_computed += one.num_tokens;
     if (brings) {
       const std::int32_t token =
-          choose(state, static_cast<std::int64_t>(state.tokens.size()), target_->logits(index, 0));
+          choose(state, static_cast<std::int64_t>(state.tokens.size()), verification_->logits(index, 0));
       emit(state, {&token, 1}, update);
     }
   }
@@ -361,11 +338,11 @@ Result<std::vector<RequestUpdate>> Engine::State::step() {
   QUIRE_ASSIGN_OR_RETURN(const std::vector<ScheduledRequest> scheduled, scheduler_->schedule());
   if (scheduled.empty()) return internal_error("step: want a request to run, got none");
   QUIRE_RETURN_IF_ERROR(encode_new(scheduled));
-  Trees trees(scheduled.size());
+  Verification::Trees trees(scheduled.size());
   if (speculator_) {
     QUIRE_ASSIGN_OR_RETURN(trees, speculator_->draft_trees(scheduled));
   }
-  QUIRE_RETURN_IF_ERROR(run_target(scheduled, trees));
+  QUIRE_RETURN_IF_ERROR(verification_->run(scheduled, trees));
   ++stats_.steps;
   bool decodes = false;
   for (std::size_t i = 0; i < scheduled.size(); ++i) {
@@ -373,6 +350,7 @@ Result<std::vector<RequestUpdate>> Engine::State::step() {
     QUIRE_ASSIGN_OR_RETURN(RequestUpdate update, advance(scheduled[i], i, trees[i] ? &*trees[i] : nullptr));
     if (!update.tokens.empty() || update.finish != FinishReason::kNone) updates.push_back(std::move(update));
   }
+  QUIRE_RETURN_IF_ERROR(verification_->finish());
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   (decodes ? stats_.decode_seconds : stats_.prefill_seconds) += seconds;
   return updates;

@@ -144,9 +144,10 @@ Status ModelRunner::encode(std::span<const std::int32_t> tokens, std::span<const
   return model_->encode(tokens, slots);
 }
 
-Status ModelRunner::move(std::span<const BlockId> blocks, std::span<const Move> moves) {
+Status ModelRunner::move(std::span<const BlockId> source, std::span<const BlockId> destination,
+                         std::span<const Move> moves) {
   std::vector<SlotPair> pairs;
-  for (const Move& one : moves) pairs.push_back({slot_of(blocks, one.from), slot_of(blocks, one.to)});
+  for (const Move& one : moves) pairs.push_back({slot_of(source, one.from), slot_of(destination, one.to)});
   return model_->attention().move_tokens(pairs);
 }
 

@@ -41,12 +41,12 @@ class ModelRunner {
 
   // Encoder-decoder models: fills the cross-attention caches of `blocks` for a prompt.
   Status encode(std::span<const std::int32_t> tokens, std::span<const BlockId> blocks);
-  // Copies tokens inside a sequence from position to position, in order.
+  // Copies tokens from positions of one block table to positions of another, in order.
   struct Move {
     std::int32_t from = 0;
     std::int32_t to = 0;
   };
-  Status move(std::span<const BlockId> blocks, std::span<const Move> moves);
+  Status move(std::span<const BlockId> source, std::span<const BlockId> destination, std::span<const Move> moves);
 
  private:
   // The arrays that a step's metadata points at.

@@ -8,6 +8,12 @@
 #include "engine/tree_growth.h"
 
 namespace quire {
+namespace {
+
+// By path, shared nodes are computed again; branches beyond this many times the tree's rows are left out.
+constexpr std::int32_t kPathRows = 3;
+
+}  // namespace
 
 Scheduler::Scheduler(const SchedulerOptions& options, BlockPool pool)
     : options_(options), pool_(std::move(pool)), prefix_cache_(pool_, options.block_size) {}
@@ -23,8 +29,10 @@ std::int32_t Scheduler::tree_rows_of(const RequestState& state, std::int32_t bud
   if (!state.request.tree || state.pending() != 1) return 0;
   const std::int32_t rows = max_tree_rows(*state.request.tree);
   const std::int32_t left = state.request.sampling.max_tokens - state.num_output();
-  if (rows > budget || left < 2 || state.num_computed + rows > options_.max_model_len) return 0;
-  return rows;
+  const bool by_path = options_.tree_verification == TreeVerification::kByPath && !is_chain(*state.request.tree);
+  const std::int32_t wanted = by_path ? kPathRows * rows : rows;
+  if (wanted > budget || left < 2 || state.num_computed + rows > options_.max_model_len) return 0;
+  return wanted;
 }
 
 Result<bool> Scheduler::reserve(RequestState& state, std::int32_t num_tokens) {
@@ -58,6 +66,11 @@ Status Scheduler::commit(RequestState& state) {
   return prefix_cache_.commit(state.tokens, state.blocks, full);
 }
 
+Result<std::vector<BlockId>> Scheduler::borrow(std::int64_t count) {
+  if (count > pool_.num_free_blocks()) return std::vector<BlockId>();
+  return pool_.allocate(count);
+}
+
 Status Scheduler::preempt_last() {
   std::unique_ptr<RequestState> state = std::move(running_.back());
   running_.pop_back();
@@ -75,7 +88,7 @@ Result<std::vector<ScheduledRequest>> Scheduler::schedule() {
     RequestState& state = *running_[i];
     ScheduledRequest one{.state = &state, .num_tokens = chunk_of(state, budget)};
     one.tree_rows = tree_rows_of(state, budget);
-    const std::int32_t rows = std::max(one.num_tokens, one.tree_rows);
+    const std::int32_t rows = one.tree_rows > 0 ? max_tree_rows(*state.request.tree) : one.num_tokens;
     QUIRE_ASSIGN_OR_RETURN(bool fits, reserve(state, state.num_computed + rows));
     if (!fits && one.tree_rows > 0) {
       one.tree_rows = 0;

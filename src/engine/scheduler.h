@@ -31,6 +31,9 @@ struct RequestState {
   std::int32_t num_output() const { return static_cast<std::int32_t>(tokens.size()) - num_prompt; }
 };
 
+// How trees are verified; see Verification.
+enum class TreeVerification : std::uint8_t { kTogether, kByPath };
+
 struct SchedulerOptions {
   std::int32_t block_size = 16;
   std::int32_t max_num_seqs = 16;
@@ -38,13 +41,14 @@ struct SchedulerOptions {
   std::int32_t max_prefill_chunk = 0;
   std::int32_t max_model_len = 0;
   PrefixCaching prefix_caching = PrefixCaching::kOn;
+  TreeVerification tree_verification = TreeVerification::kTogether;
 };
 
 // A request's part of a step.
 struct ScheduledRequest {
   RequestState* state = nullptr;
   std::int32_t num_tokens = 0;  // of tokens, from num_computed on
-  std::int32_t tree_rows = 0;   // rows of a tree that may be verified, root included; 0: none
+  std::int32_t tree_rows = 0;   // rows that drafting and verifying a tree may take; 0: none
   // Whether the step ends with a new token for the request.
   bool brings_token() const { return num_tokens == state->pending(); }
 };
@@ -63,6 +67,11 @@ class Scheduler {
   // Ends a request: its blocks become free. False if it is not there.
   Result<bool> finish(RequestId id);
   void clear();
+
+  // Blocks for one step; empty when there are too few.
+  Result<std::vector<BlockId>> borrow(std::int64_t count);
+  Status give_back(std::span<const BlockId> blocks) { return pool_.release(blocks); }
+  std::int32_t block_size() const { return options_.block_size; }
 
   std::int64_t preemptions() const { return preemptions_; }
   std::int64_t prefix_hit_tokens() const { return prefix_hit_tokens_; }

@@ -118,24 +118,18 @@ Status Speculator::grow_level(std::span<Growing* const> growing) {
   return {};
 }
 
-Status Speculator::compact(ModelRunner& target, RequestState& state, const DraftTree& draft,
-                           std::span<const std::int32_t> path) {
+Status Speculator::keep(RequestState& state, const DraftTree& draft, std::span<const std::int32_t> path) {
+  if (draft_ == nullptr) return {};
   const std::int32_t context = state.num_computed;
   std::vector<ModelRunner::Move> moves;
-  std::vector<ModelRunner::Move> draft_moves;
-  bool drafted = draft_ != nullptr;
   for (std::size_t depth = 1; depth < path.size(); ++depth) {
-    const std::int32_t node = path[depth];
+    const std::int32_t row = draft.draft_rows[static_cast<std::size_t>(path[depth])];
+    if (row < 0) break;
     const auto to = context + static_cast<std::int32_t>(depth);
-    if (context + node != to) moves.push_back({context + node, to});
-    const std::int32_t row = draft.draft_rows[static_cast<std::size_t>(node)];
-    drafted = drafted && row >= 0;
-    if (!drafted) continue;
-    if (context + row != to) draft_moves.push_back({context + row, to});
+    if (context + row != to) moves.push_back({context + row, to});
     state.draft_computed = to + 1;
   }
-  QUIRE_RETURN_IF_ERROR(target.move(state.blocks, moves));
-  return draft_ != nullptr ? draft_->move(state.blocks, draft_moves) : Status();
+  return draft_->move(state.blocks, state.blocks, moves);
 }
 
 void Speculator::count(const DraftTree& draft, std::span<const std::int32_t> path) {

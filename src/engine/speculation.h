@@ -41,8 +41,8 @@ class Speculator {
     }
     return out;
   }
-  // Keeps the accepted path's keys: they move up behind the root in the target's cache and in the draft's.
-  Status compact(ModelRunner& target, RequestState& state, const DraftTree& draft, std::span<const std::int32_t> path);
+  // Keeps the accepted path's keys in the draft's cache: they move up behind the root.
+  Status keep(RequestState& state, const DraftTree& draft, std::span<const std::int32_t> path);
   void count(const DraftTree& draft, std::span<const std::int32_t> path);
   const SpeculationStats& stats() const { return stats_; }
 
