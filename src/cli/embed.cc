@@ -76,12 +76,14 @@ Result<std::unique_ptr<SentenceEncoder>> load(const EmbedOptions& options) {
 Status run(const EmbedOptions& options) {
   QUIRE_ASSIGN_OR_RETURN(const std::vector<std::string> texts, read_texts(options));
   QUIRE_ASSIGN_OR_RETURN(const std::unique_ptr<SentenceEncoder> encoder, load(options));
+  QUIRE_ASSIGN_OR_RETURN(const Tokenizer tokenizer, Tokenizer::load(encoder->tokenizer_path()));
   const auto width = static_cast<std::size_t>(encoder->width());
   for (std::size_t first = 0; first < texts.size(); first += kTextsAtOnce) {
     const std::size_t count = std::min(kTextsAtOnce, texts.size() - first);
     std::vector<std::vector<std::int32_t>> ids;
     for (std::size_t i = 0; i < count; ++i) {
-      QUIRE_ASSIGN_OR_RETURN(std::vector<std::int32_t> one, encoder->tokenize(texts[first + i]));
+      QUIRE_ASSIGN_OR_RETURN(std::vector<std::int32_t> one,
+                             tokenize_cut(tokenizer, texts[first + i], encoder->max_seq_length()));
       ids.push_back(std::move(one));
     }
     QUIRE_ASSIGN_OR_RETURN(const std::vector<float> vectors, encoder->embed(ids));

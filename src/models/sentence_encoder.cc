@@ -51,8 +51,15 @@ constexpr std::array<std::string_view, 1> kPoolingKeys = {"include_prompt"};
 
 }  // namespace
 
-Status SentenceEncoder::load_modules(const std::string& folder, std::string& transformer) {
+// Returns the transformer's folder.
+Result<std::string> SentenceEncoder::load_modules(const std::string& folder) {
   const std::string path = (fs::path(folder) / "modules.json").string();
+  std::error_code error;
+  if (!fs::exists(path, error)) {
+    normalize_ = true;
+    return folder;
+  }
+  std::string transformer;
   QUIRE_ASSIGN_OR_RETURN(const std::vector<Module> modules, read_modules(path));
   std::string order;
   for (const Module& module : modules) {
@@ -66,7 +73,11 @@ Status SentenceEncoder::load_modules(const std::string& folder, std::string& tra
                        (order.empty() ? "none" : order));
   }
   normalize_ = modules.size() == 3;
-  return {};
+  return transformer;
+}
+
+std::string SentenceEncoder::tokenizer_path() const {
+  return (fs::path(checkpoint_->folder()) / "tokenizer.json").string();
 }
 
 Status SentenceEncoder::load_pooling(const std::string& path) {
@@ -98,39 +109,26 @@ Status SentenceEncoder::load_limits(const std::string& path) {
 
 Result<std::unique_ptr<SentenceEncoder>> SentenceEncoder::load(const std::string& folder, const ModelOptions& options) {
   std::unique_ptr<SentenceEncoder> out(new SentenceEncoder);
-  std::string transformer;
-  QUIRE_RETURN_IF_ERROR(out->load_modules(folder, transformer));
+  QUIRE_ASSIGN_OR_RETURN(const std::string transformer, out->load_modules(folder));
   QUIRE_ASSIGN_OR_RETURN(Checkpoint checkpoint, Checkpoint::open(transformer));
   out->checkpoint_ = std::make_unique<Checkpoint>(std::move(checkpoint));
-  QUIRE_ASSIGN_OR_RETURN(Tokenizer tokenizer, Tokenizer::load((fs::path(transformer) / "tokenizer.json").string()));
-  out->tokenizer_ = std::make_unique<Tokenizer>(std::move(tokenizer));
   QUIRE_ASSIGN_OR_RETURN(out->bert_, BertEncoder::load(*out->checkpoint_, options));
   QUIRE_RETURN_IF_ERROR(out->load_limits((fs::path(transformer) / "sentence_bert_config.json").string()));
   out->max_tokens_ = options.max_tokens;
-  if (out->pooled_width_ != 0 && out->pooled_width_ != out->width()) {
-    return unsupported(folder + ": key 'word_embedding_dimension' of the pooling: want " +
-                       std::to_string(out->width()) + ", got " + std::to_string(out->pooled_width_));
-  }
-  if (out->max_tokens_ < out->max_seq_length_) {
-    return invalid_argument("max_tokens: want at least " + std::to_string(out->max_seq_length_) + ", got " +
-                            std::to_string(out->max_tokens_));
-  }
+  QUIRE_RETURN_IF_ERROR(out->check_limits());
   return out;
 }
 
-Result<std::vector<std::int32_t>> SentenceEncoder::tokenize(std::string_view text) const {
-  QUIRE_ASSIGN_OR_RETURN(std::vector<std::int32_t> ids, tokenizer_->encode(text, AddSpecialTokens::kYes));
-  const auto limit = static_cast<std::size_t>(max_seq_length_);
-  if (ids.size() <= limit) return ids;
-  QUIRE_ASSIGN_OR_RETURN(const std::vector<std::int32_t> plain, tokenizer_->encode(text, AddSpecialTokens::kNo));
-  const auto inside = std::search(ids.begin(), ids.end(), plain.begin(), plain.end());
-  const std::size_t special = ids.size() - std::min(ids.size(), plain.size());
-  if (inside == ids.end() || special >= limit) {
-    return internal_error("text: want at most " + std::to_string(limit) + " tokens, got one that cannot be cut");
+Status SentenceEncoder::check_limits() const {
+  if (pooled_width_ != 0 && pooled_width_ != width()) {
+    return unsupported(checkpoint_->folder() + ": key 'word_embedding_dimension' of the pooling: want " +
+                       std::to_string(width()) + ", got " + std::to_string(pooled_width_));
   }
-  const auto kept = static_cast<std::ptrdiff_t>(limit - special);
-  ids.erase(inside + kept, inside + static_cast<std::ptrdiff_t>(plain.size()));
-  return ids;
+  if (max_tokens_ < max_seq_length_) {
+    return invalid_argument("max_tokens: want at least " + std::to_string(max_seq_length_) + ", got " +
+                            std::to_string(max_tokens_));
+  }
+  return {};
 }
 
 void SentenceEncoder::pool(std::span<const float> hidden, float* out) const {
@@ -165,6 +163,11 @@ Status SentenceEncoder::embed_batch(std::span<const std::vector<std::int32_t>> t
 
 Result<std::vector<float>> SentenceEncoder::embed(std::span<const std::vector<std::int32_t>> texts) {
   const auto size = static_cast<std::size_t>(width());
+  for (const std::vector<std::int32_t>& text : texts) {
+    if (!text.empty() && text.size() <= static_cast<std::size_t>(max_seq_length_)) continue;
+    return out_of_range("text: want 1 to " + std::to_string(max_seq_length_) + " tokens, got " +
+                        std::to_string(text.size()));
+  }
   std::vector<float> out(texts.size() * size);
   for (std::size_t first = 0; first < texts.size();) {
     std::size_t last = first;
@@ -178,6 +181,21 @@ Result<std::vector<float>> SentenceEncoder::embed(std::span<const std::vector<st
     first = last;
   }
   return out;
+}
+
+Result<std::vector<std::int32_t>> tokenize_cut(const Tokenizer& tokenizer, std::string_view text, std::int32_t most) {
+  QUIRE_ASSIGN_OR_RETURN(std::vector<std::int32_t> ids, tokenizer.encode(text, AddSpecialTokens::kYes));
+  const auto limit = static_cast<std::size_t>(most);
+  if (ids.size() <= limit) return ids;
+  QUIRE_ASSIGN_OR_RETURN(const std::vector<std::int32_t> plain, tokenizer.encode(text, AddSpecialTokens::kNo));
+  const auto inside = std::search(ids.begin(), ids.end(), plain.begin(), plain.end());
+  const std::size_t special = ids.size() - std::min(ids.size(), plain.size());
+  if (inside == ids.end() || special >= limit) {
+    return internal_error("text: want at most " + std::to_string(limit) + " tokens, got one that cannot be cut");
+  }
+  const auto kept = static_cast<std::ptrdiff_t>(limit - special);
+  ids.erase(inside + kept, inside + static_cast<std::ptrdiff_t>(plain.size()));
+  return ids;
 }
 
 }  // namespace quire

@@ -40,7 +40,7 @@ TEST(Embed, RefusesWhatItCannotDo) {
   EXPECT_TRUE(has(no_text.error, "--text")) << no_text.error;
   const Outcome no_model = embed({"--model", "no/such/folder", "--text", "a"});
   EXPECT_EQ(no_model.status, cli::kExitFailure);
-  EXPECT_TRUE(has(no_model.error, "no/such/folder/modules.json")) << no_model.error;
+  EXPECT_TRUE(has(no_model.error, "no/such/folder/config.json")) << no_model.error;
   EXPECT_TRUE(has(embed({"--model", "x", "--file", "no/such/file"}).error, "no/such/file"));
   EXPECT_TRUE(has(embed({"--model", "x", "--text", "a", "--dtype", "float7"}).error, "float7"));
 }

@@ -52,9 +52,11 @@ class MiniLm : public ::testing::Test {
 
 TEST_F(MiniLm, EmbedsAsTransformersDoes) {
   EXPECT_EQ(encoder_->max_seq_length(), 256);
+  const Result<Tokenizer> tokenizer = Tokenizer::load(encoder_->tokenizer_path());
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status().message();
   std::vector<std::vector<std::int32_t>> texts;
   for (const nlohmann::json& entry : sentences()) {
-    const auto ids = encoder_->tokenize(entry["text"].get<std::string>());
+    const auto ids = tokenize_cut(*tokenizer, entry["text"].get<std::string>(), encoder_->max_seq_length());
     ASSERT_TRUE(ids.ok()) << ids.status().message();
     EXPECT_EQ(*ids, entry["ids"].get<std::vector<std::int32_t>>()) << entry["text"];
     texts.push_back(*ids);
