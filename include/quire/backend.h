@@ -58,7 +58,7 @@ struct AttentionConfig {
   ComputeCapability device_capability;  // CUDA only
 };
 
-// Lambda and the sub-layer norm of a differential layer (SPEC 4).
+// Lambda and the sub-layer norm of a differential layer (docs/semantics.md 4).
 struct DifferentialConfig {
   std::int32_t layer_idx = 0;         // lambda_init = 0.8 - 0.6 * exp(-0.3 * layer_idx)
   std::optional<double> lambda_init;  // overrides layer_idx
@@ -219,7 +219,8 @@ struct Capability {
 };
 std::vector<Capability> capability_table(const AttentionBackend& backend);
 
-// All registered backends, the five built-in ones first, in the order of SPEC 1.2.
+// All registered backends, the five built-in ones first: TREE_ATTN, XFORMERS, TRITON_ATTN, TRITON_ATTN_DIFFKV,
+// DIFFERENTIAL_FLASH_ATTN.
 std::vector<const AttentionBackend*> registered_backends();
 // An unknown name is an error that lists the valid ones. "XFORMERS_VLLM_V1" is XFORMERS.
 Result<const AttentionBackend*> find_backend(std::string_view name);

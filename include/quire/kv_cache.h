@@ -120,9 +120,9 @@ struct RopeArgs {
 // a negative slot stores nothing, and of tokens with one slot the last one stays. In a differential cache, whose keys
 // and values come with the heads of both streams, head 2p + s goes to stream s, head p. Unquantised caches round to the
 // cache's dtype. Per-tensor fp8: x / scale rounded and saturated; rows that are of the cache's fp8 dtype already are
-// stored unchanged. Per token and head: SPEC 3.2.3 with rounding to nearest even; a NaN does not take part in its row's
-// scale. Errors, before anything is written: shapes, dtypes, devices, a slot >= num_blocks * block_size. Memory on a
-// device other than the CPU is unsupported.
+// stored unchanged. Per token and head: docs/semantics.md 3.2 with rounding to nearest even; a NaN does not take part
+// in its row's scale. Errors, before anything is written: shapes, dtypes, devices, a slot >= num_blocks * block_size.
+// Memory on a device other than the CPU is unsupported.
 Status reshape_and_cache_flash(const TensorView& key, const TensorView& value, const KVSource& cache,
                                const TensorView& slot_mapping);
 // The same after rotating query and key in place, in float32 and rounded to their dtype once. All query rows that have

@@ -26,7 +26,7 @@ Status check_backplane(const Runtime& runtime);
 Status paged_attention(const AttentionArgs& args, const AttentionPlan& plan, const Runtime& runtime,
                        std::span<std::byte> workspace);
 
-// Two attention results over disjoint keys of the same queries become one (SPEC 3.6).
+// Two attention results over disjoint keys of the same queries become one (docs/semantics.md 3.6).
 struct MergeStatesArgs {
   TensorView prefix_output;  // [num_tokens, num_heads, head_size_v] float32, float16 or bfloat16
   TensorView prefix_lse;     // float32 [num_heads, num_tokens]
