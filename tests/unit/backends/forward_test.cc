@@ -102,6 +102,43 @@ TEST_P(EveryBackend, QuantisedCachesComeClose) {
   }
 }
 
+TEST_P(EveryBackend, ScalesInTensorsOfTheirOwnGiveTheSameBits) {
+  for (const Runtime& runtime : test_runtimes()) {
+    LayerSetup setup = setup_for(GetParam());
+    setup.config.runtime = runtime;
+    setup.config.kv_cache_dtype = KVCacheDType::kInt8PerTokenHead;
+    LayerRun beside(setup);
+    setup.config.scale_placement = ScalePlacement::kSeparate;
+    LayerRun apart(setup);
+    ASSERT_TRUE(beside.forward().ok());
+    const Status status = apart.forward();
+    ASSERT_TRUE(status.ok()) << status.to_string();
+    EXPECT_EQ(apart.output, beside.output);
+  }
+}
+
+TEST_P(EveryBackend, PaddingAndGapsOfTheOutputStayAsTheyWere) {
+  for (const Runtime& runtime : test_runtimes()) {
+    LayerSetup setup = setup_for(GetParam());
+    setup.config.runtime = runtime;
+    LayerRun run(setup);
+    ASSERT_TRUE(run.forward().ok());
+    const std::vector<float> want = run.output;
+    const std::size_t tokens = static_cast<std::size_t>(run.num_tokens());
+    const std::size_t width = want.size() / tokens;
+    std::vector<float> wide((tokens + 2) * (width + 5), 99.0f);
+    run.args.output.data = wide.data();
+    run.args.output.shape[0] += 2;
+    run.args.output.strides[0] += 5;
+    ASSERT_TRUE(run.forward().ok());
+    for (std::size_t i = 0; i < wide.size(); ++i) {
+      const std::size_t token = i / (width + 5), column = i % (width + 5);
+      const bool written = token < tokens && column < width;
+      ASSERT_EQ(wide[i], written ? want[token * width + column] : 99.0f) << i;
+    }
+  }
+}
+
 TEST_P(EveryBackend, SharedCachesAreReadAndNotWritten) {
   LayerSetup setup = setup_for(GetParam());
   setup.config.kv_sharing_target_layer_name = "layers.0";
@@ -197,6 +234,8 @@ TEST(TreeAttn, TreesOfAnyShapeOnlyForTheRequestsThatCarryThem) {
   setup.config.sinks = kSinks;
   setup.config.sliding_window = 12;
   expect_dense(setup);
+  setup.config.kv_cache_dtype = KVCacheDType::kInt8PerTokenHead;
+  expect_dense(setup, 0.1);
 }
 
 TEST(TreeAttn, EachRequestMayHaveItsOwnTree) {
@@ -272,10 +311,12 @@ TEST(DiffKV, ValuesMayBeNarrowerAndQuantised) {
   expect_dense(setup, 0.05);
 }
 
-TEST(TritonAttn, HndAndSeparateScalesGiveTheSameResult) {
+TEST(TritonAttn, HeadsBeforeTokens) {
   LayerSetup setup;
   setup.config.layout = KVCacheLayout::kHND;
   expect_dense(setup);
+  setup.config.kv_cache_dtype = KVCacheDType::kInt8PerTokenHead;
+  expect_dense(setup, 0.1);
 }
 
 }  // namespace

@@ -144,6 +144,21 @@ Status LayerRun::make_layer() {
   return {};
 }
 
+// Scales in tensors of their own, where the setup asks for that.
+void LayerRun::make_scale_caches(const KVCacheSpec& spec) {
+  if (!is_per_token_head(spec.cache_dtype) || spec.scales != ScalePlacement::kSeparate) return;
+  const bool paired = spec.format == KVCacheFormat::kDifferential;
+  for (TensorView* scales : {&layer.kv_scales.k_scale_cache, &layer.kv_scales.v_scale_cache}) {
+    const std::int64_t rows = spec.num_blocks * spec.block_size * spec.num_kv_heads;
+    buffers_.emplace_back(static_cast<std::size_t>(rows) * sizeof(float), std::byte{0xff});
+    float* data = reinterpret_cast<float*>(buffers_.back().data());
+    const Result<TensorView> view =
+        paired ? make_tensor(data, DType::kFloat32, {2, spec.num_blocks, spec.block_size, spec.num_kv_heads / 2})
+               : make_tensor(data, DType::kFloat32, {spec.num_blocks, spec.block_size, spec.num_kv_heads});
+    *scales = view.value();
+  }
+}
+
 Status LayerRun::fill_cache() {
   const ImplConfig& config = setup_.config;
   QUIRE_ASSIGN_OR_RETURN(const AttentionBackend* backend, find_backend(setup_.backend));
@@ -160,6 +175,7 @@ Status LayerRun::fill_cache() {
   QUIRE_ASSIGN_OR_RETURN(const std::int64_t bytes, kv_cache_bytes(spec));
   buffers_.emplace_back(static_cast<std::size_t>(bytes), std::byte{0xff});  // NaN where nothing is stored
   QUIRE_ASSIGN_OR_RETURN(args.kv_cache, view_kv_cache(spec, buffers_.back().data()));
+  make_scale_caches(spec);
   const auto keys = static_cast<std::int64_t>(all_slots_.size());
   QUIRE_ASSIGN_OR_RETURN(const TensorView slots, make_tensor(all_slots_.data(), DType::kInt64, {keys}));
   const auto narrow = [&](const std::vector<float>& from, std::int32_t size) {

@@ -65,6 +65,7 @@ class LayerRun {
   void make_values();
   Status make_layer();
   Status fill_cache();
+  void make_scale_caches(const KVCacheSpec& spec);
   std::int32_t seq_len(std::size_t seq) const;
   bool is_visible(std::size_t seq, std::int32_t row, std::int32_t key) const;
   // One row of a query head against a key head and a value head.
