@@ -49,8 +49,7 @@ Result<std::unique_ptr<AttentionImpl>> PagedImpl::create(const BackendTraits& tr
 }
 
 PagedImpl::PagedImpl(const BackendTraits& traits, const ImplConfig& config)
-    : backend_(traits.name),
-      attn_type_(config.attn_type),
+    : attn_type_(config.attn_type),
       dtype_(config.dtype),
       num_heads_(config.num_heads),
       spec_{.format = traits.format,

@@ -42,7 +42,6 @@ class PagedImpl : public AttentionImpl {
   Result<KVSource> bind_own_keys(const ForwardArgs& args, const AttentionMetadata& metadata) const;
   AttentionArgs batch_args(const AttentionMetadata& metadata) const;
 
-  std::string_view backend_;
   AttentionType attn_type_;
   DType dtype_;
   std::int32_t num_heads_;
