@@ -87,6 +87,7 @@ Result<std::int32_t> PagedAttention::add_layer(const AttentionLayerSpec& spec) {
   config.scale = spec.scale;
   config.num_kv_heads = spec.num_kv_heads;
   config.alibi_slopes = layer.spec.alibi_slopes;
+  config.alibi = AlibiKind::kDistance;  // the same numbers however a prompt is cut; kLinear counts from a chunk's start
   config.sliding_window = spec.sliding_window;
   config.kv_cache_dtype = options_.kv_cache_dtype;
   config.logits_soft_cap = spec.softcap;
