@@ -119,7 +119,7 @@ class Bart final : public DecoderModel {
     PlainMlp mlp;
     Norm mlp_norm;
   };
-  Status load_encoder(const LoadContext& context, const BartShape& shape);
+  Status load_encoder(LoadContext context, const BartShape& shape);
   Result<Layer> load_layer(const LoadContext& context, const BartShape& shape, const std::string& prefix);
   Status after_embedding(const StepInput& step) override;
   Status run_layer(std::int32_t index, std::int64_t num_tokens) override;
@@ -178,7 +178,9 @@ EmbeddingSum::Spec embedding_spec(const BartShape& shape, const std::string& pre
           .norm_eps = kNormEps};
 }
 
-Status Bart::load_encoder(const LoadContext& context, const BartShape& shape) {
+// A request's encoder input is never cut, so that its buffers are as long as a sequence may be.
+Status Bart::load_encoder(LoadContext context, const BartShape& shape) {
+  context.options.max_tokens = info_.max_model_len;
   QUIRE_ASSIGN_OR_RETURN(encoder_embedding_, EmbeddingSum::load(context, embedding_spec(shape, "encoder.")));
   std::vector<EncoderLayerNames> names;
   for (std::int32_t i = 0; i < shape.encoder_layers; ++i) {
@@ -255,7 +257,7 @@ Status Bart::load(LoadContext& context) {
   buffers_ =
       make_buffers({.hidden = hidden, .qkv = 3 * hidden, .heads = hidden, .wide = shape.ffn, .middle = shape.ffn},
                    options_.max_tokens, context.compute);
-  key_value_ = RowBuffer(options_.max_tokens, 2 * hidden, context.compute);
+  key_value_ = RowBuffer(info_.max_model_len, 2 * hidden, context.compute);
   const bool has_bias = context.checkpoint.contains("final_logits_bias");
   return load_ends(context, {.embedding = "shared.weight",
                              .embedding_scale = shape.embedding_scale,
@@ -264,10 +266,10 @@ Status Bart::load(LoadContext& context) {
 
 Status Bart::encode(std::span<const std::int32_t> tokens, std::span<const std::int64_t> slots) {
   const auto num_tokens = static_cast<std::int64_t>(tokens.size());
-  const std::int64_t most = std::min<std::int64_t>(options_.max_tokens, info_.max_model_len);
-  if (num_tokens < 1 || num_tokens > most || slots.size() != tokens.size()) {
-    return out_of_range("tokens of the encoder: want 1 to " + std::to_string(most) + " and as many slots, got " +
-                        std::to_string(num_tokens) + " and " + std::to_string(slots.size()));
+  if (num_tokens < 1 || num_tokens > info_.max_model_len || slots.size() != tokens.size()) {
+    return out_of_range("tokens of the encoder: want 1 to " + std::to_string(info_.max_model_len) +
+                        " and as many slots, got " + std::to_string(num_tokens) + " and " +
+                        std::to_string(slots.size()));
   }
   for (const std::int32_t token : tokens) {
     if (token >= 0 && token < info_.vocab_size) continue;
