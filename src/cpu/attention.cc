@@ -38,6 +38,22 @@ Call make_call(const AttentionArgs& args, const KernelTable& table) {
   return call;
 }
 
+// How many kv_heads a task takes. Few rows (decode) take many, because only whole tokens, not single heads of them, are
+// long runs of memory; but every thread should still get several tasks.
+std::int32_t choose_heads(const AttentionArgs& args, const AttentionPlan& plan, const WorkspaceShape& shape) {
+  constexpr std::int64_t kTasksPerThread = 4;
+  constexpr std::int64_t kMaxRows = 64;
+  const std::int64_t rows = round_up(static_cast<std::int64_t>(shape.chunk_rows) * args.kv.num_streams, kRowPad);
+  std::int32_t heads = args.kv.num_kv_heads;
+  if (rows > kMaxRows) return 1;
+  const auto items = static_cast<std::int64_t>(plan.items.size());
+  const auto tasks = [&] { return items * ceil_div(args.kv.num_kv_heads, heads); };
+  while (heads > 1 && (rows * heads > kMaxChunkRows || tasks() < kTasksPerThread * shape.num_threads)) {
+    heads = (heads + 1) / 2;
+  }
+  return heads;
+}
+
 WorkspaceShape make_shape(const AttentionArgs& args, const AttentionPlan& plan, const Runtime& runtime,
                           const KernelTable& table) {
   WorkspaceShape shape{.call = make_call(args, table)};
@@ -48,6 +64,7 @@ WorkspaceShape make_shape(const AttentionArgs& args, const AttentionPlan& plan, 
   shape.chunk_rows =
       static_cast<std::int32_t>(std::min<std::int64_t>(tokens * shape.call.group_size, kMaxChunkRows / streams));
   shape.num_threads = std::max(runtime.num_threads > 0 ? runtime.num_threads : omp_get_max_threads(), 1);
+  shape.chunk_heads = choose_heads(args, plan, shape);
   shape.partial_rows = static_cast<std::int64_t>(plan.num_partials) * args.kv.num_kv_heads * plan.max_partial_tokens *
                        shape.call.group_size * streams;
   return shape;
@@ -59,6 +76,7 @@ struct Context {
   const AttentionPlan& plan;
   const KernelTable& kernels;
   std::int32_t chunk_rows = 0;
+  std::int32_t chunk_heads = 1;
   RowState partials{};
 };
 
@@ -71,17 +89,17 @@ std::int64_t slot_rows(const Context& context) {
 Partial partial_of(const Context& context, std::int32_t slot, const Chunk& chunk, std::int32_t row) {
   const std::int64_t stream_rows = static_cast<std::int64_t>(context.plan.max_partial_tokens) * context.call.group_size;
   const std::int64_t index = static_cast<std::int64_t>(slot) * context.call.args->kv.num_kv_heads + chunk.kv_head;
-  return {context.partials, index * slot_rows(context) + row, stream_rows};
+  return {context.partials, index * slot_rows(context) + row, slot_rows(context), stream_rows};
 }
 
-// Calls run(chunk, first row inside the item) for pieces of at most chunk_rows rows.
+// Calls run(chunk, first row inside the item) for pieces of at most chunk_rows rows; `heads` are the kv_heads.
 template <class Function>
-void for_each_chunk(const Context& context, const WorkItem& item, std::int32_t kv_head, Function&& run) {
+void for_each_chunk(const Context& context, const WorkItem& item, KeyRange heads, Function&& run) {
   const AttentionArgs& args = *context.call.args;
   const std::int32_t group = context.call.group_size;
   const std::int32_t seq_len = args.seq_lens[item.seq];
   const Terms terms = terms_of(args.variant, item.seq);
-  Chunk chunk{.seq = item.seq, .kv_head = kv_head};
+  Chunk chunk{.seq = item.seq, .kv_head = heads.begin, .num_heads = heads.end - heads.begin};
   chunk.context_len = seq_len - (args.query_start_loc[item.seq + 1] - args.query_start_loc[item.seq]);
   const std::int32_t rows = item.token_count * group;
   for (std::int32_t row = 0; row < rows; row += context.chunk_rows) {
@@ -98,11 +116,14 @@ void for_each_chunk(const Context& context, const WorkItem& item, std::int32_t k
 
 void run_item(const Context& context, const Scratch& scratch, std::int64_t index) {
   const std::int32_t heads = context.call.args->kv.num_kv_heads;
-  const WorkItem& item = context.plan.items[static_cast<std::size_t>(index / heads)];
-  for_each_chunk(context, item, static_cast<std::int32_t>(index % heads), [&](const Chunk& chunk, std::int32_t row) {
-    const Partial partial = item.partial >= 0 ? partial_of(context, item.partial, chunk, row) : Partial{};
-    context.kernels.attend(context.call, chunk, scratch, partial);
-  });
+  const std::int64_t parts = ceil_div(heads, context.chunk_heads);
+  const WorkItem& item = context.plan.items[static_cast<std::size_t>(index / parts)];
+  const auto first = static_cast<std::int32_t>(index % parts) * context.chunk_heads;
+  for_each_chunk(
+      context, item, {first, std::min(first + context.chunk_heads, heads)}, [&](const Chunk& chunk, std::int32_t row) {
+        const Partial partial = item.partial >= 0 ? partial_of(context, item.partial, chunk, row) : Partial{};
+        context.kernels.attend(context.call, chunk, scratch, partial);
+      });
 }
 
 void run_merge(const Context& context, const Scratch& scratch, std::int64_t index) {
@@ -110,7 +131,8 @@ void run_merge(const Context& context, const Scratch& scratch, std::int64_t inde
   const MergeItem& merge = context.plan.merges[static_cast<std::size_t>(index / heads)];
   const WorkItem rows{.seq = merge.seq, .token_begin = merge.token_begin, .token_count = merge.token_count};
   const std::int64_t step = slot_rows(context) * heads;
-  for_each_chunk(context, rows, static_cast<std::int32_t>(index % heads), [&](const Chunk& chunk, std::int32_t row) {
+  const auto head = static_cast<std::int32_t>(index % heads);
+  for_each_chunk(context, rows, {head, head + 1}, [&](const Chunk& chunk, std::int32_t row) {
     context.kernels.merge(context.call, chunk, scratch, partial_of(context, merge.first_partial, chunk, row), step,
                           merge.num_partials);
   });
@@ -118,10 +140,11 @@ void run_merge(const Context& context, const Scratch& scratch, std::int64_t inde
 
 void run_all(const Context& context, const WorkspaceShape& shape, const Workspace& workspace) {
   const std::int64_t heads = context.call.args->kv.num_kv_heads;
-  const std::int64_t items = static_cast<std::int64_t>(context.plan.items.size()) * heads;
+  const std::int64_t items =
+      static_cast<std::int64_t>(context.plan.items.size()) * ceil_div(heads, context.chunk_heads);
   const std::int64_t merges = static_cast<std::int64_t>(context.plan.merges.size()) * heads;
   const std::int64_t tokens = context.call.block_rows != nullptr ? context.call.args->num_tokens : 0;
-  const int threads = static_cast<int>(std::clamp<std::int64_t>(items, 1, shape.num_threads));
+  const int threads = static_cast<int>(std::clamp<std::int64_t>(std::max(items, merges), 1, shape.num_threads));
 #pragma omp parallel num_threads(threads)
   {
     const auto thread = static_cast<std::size_t>(omp_get_thread_num());
@@ -179,6 +202,7 @@ Status attention(const AttentionArgs& args, const AttentionPlan& plan, const Run
   const std::size_t misfit = reinterpret_cast<std::uintptr_t>(workspace.data()) % kAlign;
   const Workspace layout(shape, workspace.data() + (misfit == 0 ? 0 : kAlign - misfit));
   Context context{.call = shape.call, .plan = plan, .kernels = *kernels, .chunk_rows = shape.chunk_rows};
+  context.chunk_heads = shape.chunk_heads;
   context.call.block_rows = layout.block_rows;
   context.partials = {layout.partial_largest, layout.partial_sum, layout.partial_values};
   run_all(context, shape, layout);

@@ -14,8 +14,10 @@ namespace quire::cpu {
 inline constexpr std::int32_t kTileKeys = 64;
 // Value columns of a stream are padded with zeros to a multiple of this many, whatever the ISA.
 inline constexpr std::int32_t kColumnPad = 16;
-// Rows (of all streams) that share one packed tile; items with more rows run in several chunks.
+// Rows of a chunk, over all its streams and kv_heads; items with more rows run in several chunks.
 inline constexpr std::int32_t kMaxChunkRows = 256;
+// States of a kv_head's rows start at multiples of this many rows.
+inline constexpr std::int32_t kRowPad = 16;
 
 // What the two matrix products multiply: float32, or pairs of bfloat16 that are accumulated in float32.
 enum class Compute : std::uint8_t { kFloat32, kBFloat16 };
@@ -58,11 +60,12 @@ struct Scratch {
   RowState total;
 };
 
-// Some rows of one sequence and kv_head against keys. Row r of a stream is token r / group_size, head r % group_size of
-// the group.
+// Some rows of one sequence and some neighbouring kv_heads against keys. Row r of a stream is token r / group_size,
+// head r % group_size of the group. Few rows take several kv_heads tile by tile, so that memory is read in long runs.
 struct Chunk {
   std::int32_t seq = 0;
-  std::int32_t kv_head = 0;
+  std::int32_t kv_head = 0;  // the first
+  std::int32_t num_heads = 1;
   std::int32_t first_row = 0;  // inside the sequence
   std::int32_t num_rows = 0;   // a stream
   std::int32_t context_len = 0;
@@ -70,10 +73,12 @@ struct Chunk {
   KeyRange interior{};  // that every row sees
 };
 
-// The states that splits of a chunk's rows left behind. Stream s, row i is at `first + s * stream_rows + i`.
+// The states that splits of a chunk's rows left behind. Row i of stream s of the chunk's kv_head h is at
+// first + h * head_rows + s * stream_rows + i.
 struct Partial {
   RowState state;
   std::int64_t first = 0;
+  std::int64_t head_rows = 0;
   std::int64_t stream_rows = 0;
 };
 
@@ -84,14 +89,38 @@ struct TileRows {
   std::int32_t end = 0;
 };
 
+// Rows that will be needed soon, fetched into the second-level cache some at a time while the kernels work: of each
+// array and kv_head, the rows in order.
+struct PrefetchQueue {
+  const TileRows* arrays[4] = {};
+  std::int64_t row_bytes[4] = {};
+  std::int64_t head_bytes[4] = {};
+  std::int32_t num_arrays = 0;
+  std::int32_t num_heads = 1;
+  std::int32_t rows_a_call = 0;
+  std::int32_t array = 0;  // where the queue stands
+  std::int32_t head = 0;
+  std::int32_t key = 0;
+};
+
 struct PackTask {
   DType storage = DType::kFloat32;
   Compute compute = Compute::kFloat32;
   std::int32_t size = 0;  // elements of a row
   const TileRows* rows = nullptr;
-  const TileRows* next = nullptr;  // rows to prefetch meanwhile; may be null
+  std::int64_t offset = 0;            // bytes from each address to the row that is meant
+  PrefetchQueue* prefetch = nullptr;  // served meanwhile; may be null
   float* out = nullptr;
   std::int64_t out_stride = 0;  // dwords; values only: keys always have kTileKeys
+};
+
+// Weighted values straight from their rows, for few rows of weights: out = out * rescale + weights * values. All of
+// `size`, a multiple of 64, is there.
+struct DirectTask {
+  PackTask values;  // `out` and `out_stride` are the sums'
+  const float* weights = nullptr;
+  const float* rescale = nullptr;
+  std::int32_t num_rows = 0;
 };
 
 // out[m][n] = sum over k of a[m][k] * b[k][n], over dwords; `accumulate` adds it to out[m][n] * rescale[m].

@@ -40,11 +40,12 @@ class Arena {
 ThreadScratch::ThreadScratch(const WorkspaceShape& shape, std::byte* base) {
   const Call& call = shape.call;
   const KVSource& kv = call.args->kv;
-  const std::int64_t rows = round_up(static_cast<std::int64_t>(shape.chunk_rows) * kv.num_streams, kColumnPad);
+  const std::int64_t rows = round_up(static_cast<std::int64_t>(shape.chunk_rows) * kv.num_streams, kRowPad);
+  const std::int64_t all_rows = rows * shape.chunk_heads;
   const std::int64_t tile_dwords = call.compute == Compute::kFloat32 ? kTileKeys : kTileKeys / 2;
   constexpr std::int64_t kLogitRows = 8;  // at least the rows of any ISA's register tile
   Arena arena(base);
-  scratch.query = arena.take<float>(rows, call.query_dwords);
+  scratch.query = arena.take<float>(all_rows, call.query_dwords);
   for (std::int32_t s = 0; s < kv.num_streams; ++s) {
     scratch.keys[s] = arena.take<float>(round_up(call.query_dwords, kColumnPad), kTileKeys);
   }
@@ -62,9 +63,9 @@ ThreadScratch::ThreadScratch(const WorkspaceShape& shape, std::byte* base) {
   }
   scratch.row = arena.take<float>(2, call.columns);
   for (RowState* state : {&scratch.current, &scratch.total}) {
-    state->largest = arena.take<float>(rows, 1);
-    state->sum = arena.take<float>(rows, 1);
-    state->values = arena.take<float>(rows, call.columns);
+    state->largest = arena.take<float>(all_rows, 1);
+    state->sum = arena.take<float>(all_rows, 1);
+    state->values = arena.take<float>(all_rows, call.columns);
   }
   bytes = arena.bytes();
 }

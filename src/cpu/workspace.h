@@ -12,7 +12,8 @@ namespace quire::cpu {
 
 struct WorkspaceShape {
   Call call;
-  std::int32_t chunk_rows = 0;  // most rows a stream of a chunk
+  std::int32_t chunk_rows = 0;   // most rows a stream and kv_head of a chunk
+  std::int32_t chunk_heads = 1;  // most kv_heads of a chunk
   std::int32_t num_threads = 1;
   std::int64_t partial_rows = 0;  // of all slots, kv_heads and streams
 };

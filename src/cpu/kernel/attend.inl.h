@@ -51,7 +51,7 @@ QUIRE_INLINE const void* row_address(const KVRows& rows, KVPlace place, std::int
   return static_cast<const char*>(rows.data) + row_offset(rows, place, kv_head) * bytes;
 }
 
-// Finds the rows of keys [begin, end) of the tile.
+// Finds the rows of keys [begin, end) of the tile, for the chunk's first kv_head.
 inline void find_rows(const Call& call, const Chunk& chunk, std::int32_t first_key, KeyRange range,
                       TileAddresses& found) {
   const KVSource& kv = call.args->kv;
@@ -158,47 +158,76 @@ void add_values_guarded(const Tile& tile, std::uint64_t non_finite) {
   }
 }
 
-// Folds one tile into the current state.
+// Rows few enough to multiply values without packing them, where no row masks any of them.
+QUIRE_INLINE bool takes_values_directly(const Tile& tile) {
+  const KVSource& kv = tile.call->args->kv;
+  return tile.is_interior && tile.chunk->num_rows * kv.num_streams <= 8 && kv.head_size_v % kTileKeys == 0;
+}
+
+QUIRE_INLINE std::int64_t head_offset(const Tile& tile, const KVRows& rows, std::int32_t head) {
+  return head * rows.head_stride * dtype_bytes(tile.call->args->kv.dtype);
+}
+
+// Dot products and softmax of one stream's rows.
 template <class C>
-void attend_tile(Tile& tile, const TileAddresses& rows, const TileAddresses* next) {
+void weigh_keys(const Tile& tile) {
   const Call& call = *tile.call;
-  const AttentionArgs& args = *call.args;
   const Scratch& scratch = *tile.scratch;
-  const Codec functions = codec(call.compute, args.kv.dtype);
+  for (std::int32_t row = 0; row < tile.chunk->num_rows;) {
+    const std::int32_t left = tile.chunk->num_rows - row;
+    const std::int32_t tiles = (left + Simd::kRowBlock - 1) / Simd::kRowBlock;
+    const std::int32_t count = (left + tiles - 1) / tiles;
+    const std::int32_t first = tile.stream * tile.chunk->num_rows + row;
+    gemm_of<C>({.a = scratch.query + static_cast<std::int64_t>(first) * call.query_dwords,
+                .a_stride = call.query_dwords,
+                .b = scratch.keys[tile.stream],
+                .b_stride = kTileKeys,
+                .out = scratch.logits,
+                .out_stride = kTileKeys,
+                .rows = count,
+                .steps = call.query_dwords,
+                .columns = tile.end});
+    softmax_rows<C>(tile, first, count);
+    row += count;
+  }
+}
+
+// Folds one tile into the current state of one kv_head, the chunk's `head`-th.
+template <class C>
+void attend_tile(Tile& tile, const TileAddresses& rows, std::int32_t head, PrefetchQueue* prefetch) {
+  const Call& call = *tile.call;
+  const KVSource& kv = call.args->kv;
+  const Scratch& scratch = *tile.scratch;
+  const Codec functions = codec(call.compute, kv.dtype);
   if (tile.has_row_scales) fill_scales(tile);
-  for (tile.stream = 0; tile.stream < args.kv.num_streams; ++tile.stream) {
-    const std::int32_t s = tile.stream;
-    functions.keys({.size = args.kv.head_size,
-                    .rows = &rows.keys[s],
-                    .next = next != nullptr ? &next->keys[s] : nullptr,
-                    .out = scratch.keys[s]});
-    for (std::int32_t row = 0; row < tile.chunk->num_rows;) {
-      const std::int32_t left = tile.chunk->num_rows - row;
-      const std::int32_t tiles = (left + Simd::kRowBlock - 1) / Simd::kRowBlock;
-      const std::int32_t count = (left + tiles - 1) / tiles;
-      const std::int32_t first = s * tile.chunk->num_rows + row;
-      gemm_of<C>({.a = scratch.query + static_cast<std::int64_t>(first) * call.query_dwords,
-                  .a_stride = call.query_dwords,
-                  .b = scratch.keys[s],
-                  .b_stride = kTileKeys,
-                  .out = scratch.logits,
-                  .out_stride = kTileKeys,
-                  .rows = count,
-                  .steps = call.query_dwords,
-                  .columns = tile.end});
-      softmax_rows<C>(tile, first, count);
-      row += count;
+  for (tile.stream = 0; tile.stream < kv.num_streams; ++tile.stream) {
+    functions.keys({.size = kv.head_size,
+                    .rows = &rows.keys[tile.stream],
+                    .offset = head_offset(tile, kv.key[tile.stream], head),
+                    .prefetch = prefetch,
+                    .out = scratch.keys[tile.stream]});
+    weigh_keys<C>(tile);
+  }
+  const std::int32_t all = tile.chunk->num_rows * kv.num_streams;
+  update_states(scratch, all);
+  const bool is_direct = takes_values_directly(tile);
+  for (std::int32_t s = 0; s < kv.num_streams; ++s) {
+    PackTask values{.size = kv.head_size_v,
+                    .rows = &rows.values[s],
+                    .offset = head_offset(tile, kv.value[s], head),
+                    .prefetch = prefetch,
+                    .out_stride = call.columns};
+    if (is_direct) {
+      values.out = scratch.current.values + s * call.value_pad;
+      const std::int32_t set = tile.has_value_scales && call.weight_sets == 2 ? s : 0;
+      functions.add_direct(
+          {.values = values, .weights = scratch.weights[set], .rescale = scratch.rescale, .num_rows = all});
+    } else {
+      values.out = scratch.values + s * call.value_pad;
+      functions.values(values);
     }
   }
-  for (std::int32_t s = 0; s < args.kv.num_streams; ++s) {
-    functions.values({.size = args.kv.head_size_v,
-                      .rows = &rows.values[s],
-                      .next = next != nullptr ? &next->values[s] : nullptr,
-                      .out = scratch.values + s * call.value_pad,
-                      .out_stride = call.columns});
-  }
-  const std::int32_t all = tile.chunk->num_rows * args.kv.num_streams;
-  update_states(scratch, all);
+  if (is_direct) return;
   const std::uint64_t non_finite = tile.is_interior ? 0 : find_non_finite<C>(scratch.values, call.columns, tile.end);
   if (non_finite != 0) {
     add_values_guarded<C>(tile, non_finite);
@@ -207,12 +236,50 @@ void attend_tile(Tile& tile, const TileAddresses& rows, const TileAddresses* nex
   }
 }
 
-// All tiles of the keys in `range`, which lie in one split.
+// One kv_head of a chunk, with its part of the scratch.
+struct HeadView {
+  Chunk chunk;
+  Scratch scratch;
+
+  QUIRE_INLINE HeadView(const Call& call, const Chunk& all, const Scratch& shared, std::int32_t head)
+      : chunk(all), scratch(shared) {
+    const std::int64_t rows = static_cast<std::int64_t>(all.num_rows) * call.args->kv.num_streams;
+    const std::int64_t first = head * ((rows + kRowPad - 1) / kRowPad * kRowPad);
+    chunk.kv_head += head;
+    scratch.query += head * rows * call.query_dwords;
+    for (RowState* state : {&scratch.current, &scratch.total}) {
+      state->largest += first;
+      state->sum += first;
+      state->values += first * call.columns;
+    }
+  }
+};
+
+// The rows of the next tile, in eight parts a kv_head.
+inline PrefetchQueue make_prefetch_queue(const Call& call, const Chunk& chunk, const TileAddresses& next) {
+  const KVSource& kv = call.args->kv;
+  const std::int64_t bytes = dtype_bytes(kv.dtype);
+  PrefetchQueue queue;
+  for (std::int32_t i = 0; i < 2 * kv.num_streams; ++i) {
+    const bool is_key = i % 2 == 0;
+    queue.arrays[i] = is_key ? &next.keys[i / 2] : &next.values[i / 2];
+    queue.head_bytes[i] = (is_key ? kv.key[i / 2] : kv.value[i / 2]).head_stride * bytes;
+    queue.row_bytes[i] = (is_key ? kv.head_size : kv.head_size_v) * bytes;
+  }
+  queue.num_arrays = 2 * kv.num_streams;
+  queue.num_heads = chunk.num_heads;
+  queue.rows_a_call = kTileKeys / 4;
+  return queue;
+}
+
+// All tiles of the keys in `range`, which lie in one split; in each tile one kv_head after the other.
 template <class C>
-void attend_split(Tile& tile, KeyRange range) {
+void attend_split(Tile& tile, const Chunk& chunk, const Scratch& scratch, KeyRange range) {
   const Call& call = *tile.call;
-  const Chunk& chunk = *tile.chunk;
-  clear_state(tile.scratch->current, chunk.num_rows * call.args->kv.num_streams, call.columns);
+  for (std::int32_t head = 0; head < chunk.num_heads; ++head) {
+    const HeadView view(call, chunk, scratch, head);
+    clear_state(view.scratch.current, chunk.num_rows * call.args->kv.num_streams, call.columns);
+  }
   TileAddresses addresses[2];
   const auto keys_of = [&](std::int32_t first_key) {
     return KeyRange{max_i32(range.begin, first_key), min_i32(range.end, first_key + kTileKeys)};
@@ -221,16 +288,41 @@ void attend_split(Tile& tile, KeyRange range) {
   find_rows(call, chunk, first_key, keys_of(first_key), addresses[0]);
   for (std::int32_t i = 0; first_key < range.end; first_key += kTileKeys, ++i) {
     const KeyRange keys = keys_of(first_key);
-    const bool has_next = first_key + kTileKeys < range.end;
-    if (has_next) {
-      find_rows(call, chunk, first_key + kTileKeys, keys_of(first_key + kTileKeys), addresses[(i + 1) % 2]);
+    PrefetchQueue queue;
+    if (first_key + kTileKeys < range.end) {
+      TileAddresses& next = addresses[(i + 1) % 2];
+      find_rows(call, chunk, first_key + kTileKeys, keys_of(first_key + kTileKeys), next);
+      queue = make_prefetch_queue(call, chunk, next);
     }
     tile.first_key = first_key;
     tile.begin = keys.begin - first_key;
     tile.end = keys.end - first_key;
     tile.is_interior = keys.begin >= chunk.interior.begin && keys.end <= chunk.interior.end;
     tile.is_masked = !tile.is_interior || keys.end - keys.begin < kTileKeys;
-    attend_tile<C>(tile, addresses[i % 2], has_next ? &addresses[(i + 1) % 2] : nullptr);
+    for (std::int32_t head = 0; head < chunk.num_heads; ++head) {
+      const HeadView view(call, chunk, scratch, head);
+      tile.chunk = &view.chunk;
+      tile.scratch = &view.scratch;
+      attend_tile<C>(tile, addresses[i % 2], head, &queue);
+    }
+  }
+}
+
+// Hands a finished chunk on: its outputs, or its state for a later merge.
+inline void finish_chunk(const Call& call, const Chunk& chunk, const Scratch& scratch, const Partial& partial) {
+  const std::int32_t rows = chunk.num_rows * call.args->kv.num_streams;
+  for (std::int32_t head = 0; head < chunk.num_heads; ++head) {
+    const HeadView view(call, chunk, scratch, head);
+    if (partial.state.largest == nullptr) {
+      write_outputs(call, view.chunk, view.scratch, view.scratch.total);
+      continue;
+    }
+    for (std::int32_t row = 0; row < rows; ++row) {
+      const std::int64_t stream = row / chunk.num_rows;
+      const std::int64_t target =
+          partial.first + head * partial.head_rows + stream * partial.stream_rows + row % chunk.num_rows;
+      copy_row_state(view.scratch.total, row, partial.state, target, call.columns);
+    }
   }
 }
 
@@ -243,34 +335,32 @@ void attend_of(const Call& call, const Chunk& chunk, Scratch scratch, const Part
   tile.has_value_scales = kv.value[0].scales != nullptr;
   tile.has_row_scales = tile.has_value_scales || kv.key[0].scales != nullptr;
   const std::int32_t rows = chunk.num_rows * kv.num_streams;
-  load_queries(call, chunk, scratch);
   fill_scales(tile);
+  for (std::int32_t head = 0; head < chunk.num_heads; ++head) {
+    const HeadView view(call, chunk, scratch, head);
+    load_queries(call, view.chunk, view.scratch);
+    clear_state(view.scratch.total, rows, call.columns);
+  }
   bool is_first = true;
-  clear_state(scratch.total, rows, call.columns);
   for (std::int32_t begin = chunk.keys.begin; begin < chunk.keys.end;) {
     const std::int32_t split_end = begin / kSplitTokens * kSplitTokens + kSplitTokens;
-    attend_split<C>(tile, {begin, min_i32(chunk.keys.end, split_end)});
+    attend_split<C>(tile, chunk, scratch, {begin, min_i32(chunk.keys.end, split_end)});
     if (is_first) {
       const RowState spare = scratch.total;
       scratch.total = scratch.current;
       scratch.current = spare;
     } else {
-      for (std::int32_t row = 0; row < rows; ++row) {
-        merge_row_state(scratch.current, row, scratch.total, row, call.columns);
+      for (std::int32_t head = 0; head < chunk.num_heads; ++head) {
+        const HeadView view(call, chunk, scratch, head);
+        for (std::int32_t row = 0; row < rows; ++row) {
+          merge_row_state(view.scratch.current, row, view.scratch.total, row, call.columns);
+        }
       }
     }
     is_first = false;
     begin = split_end;
   }
-  if (partial.state.largest == nullptr) {
-    write_outputs(call, chunk, scratch, scratch.total);
-    return;
-  }
-  for (std::int32_t row = 0; row < rows; ++row) {
-    const std::int32_t stream = row / chunk.num_rows;
-    const std::int64_t target = partial.first + stream * partial.stream_rows + row % chunk.num_rows;
-    copy_row_state(scratch.total, row, partial.state, target, call.columns);
-  }
+  finish_chunk(call, chunk, scratch, partial);
 }
 
 inline void attend(const Call& call, const Chunk& chunk, const Scratch& scratch, const Partial& partial) {

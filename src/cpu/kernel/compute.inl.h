@@ -27,6 +27,7 @@ template <class Isa>
 struct BFloat16Of {
   using F = typename Isa::F;
   static constexpr int kPerDword = 2;
+  static constexpr int kLanes = Isa::kLanes;
   static constexpr int kWeightDwords = kTileKeys / 2;
 
   QUIRE_INLINE static F multiply_add(F a, F b, F c) { return Isa::dot_pairs(a, b, c); }
@@ -37,6 +38,7 @@ struct BFloat16Of {
   QUIRE_INLINE static void store(float* to, const F* values, int vectors) {
     for (int v = 0; v < vectors; v += 2) Isa::store_bf16(to + v / 2 * Isa::kLanes, values[v], values[v + 1]);
   }
+  QUIRE_INLINE static void interleave(F a, F b, F& low, F& high) { Isa::interleave_pairs(a, b, low, high); }
 };
 using BFloat16 = BFloat16Of<Simd>;
 

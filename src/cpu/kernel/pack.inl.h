@@ -3,7 +3,7 @@
 // Cost: a tile of 64 keys and 128 elements reads 16 KB of bfloat16 rows (wherever the page table has put them) and
 // writes 16 KB that stays in the first-level cache. Keys are a transpose of dwords, 4 shuffles a vector; values an
 // interleave of pairs, 1 shuffle a vector. In prefill a pack serves all rows of a chunk, in decode it runs in the
-// shadow of the reads, for which it prefetches the next tile's rows.
+// shadow of the reads, for which it serves the queue of the next tile's rows.
 #pragma once
 
 #include "cpu/kernel_table.h"
@@ -18,14 +18,25 @@ QUIRE_INLINE Simd::F load_or_zero(const void* row, std::int64_t dword, std::int6
   return C::template load<kStorage>(row, dword, size);
 }
 
-QUIRE_INLINE void prefetch_row(const void* row, std::int64_t bytes) {
-  if (row == nullptr) return;
-  for (std::int64_t at = 0; at < bytes; at += 64) Simd::prefetch(static_cast<const char*>(row) + at);
+QUIRE_INLINE const void* at_offset(const void* row, std::int64_t bytes) {
+  return row == nullptr ? nullptr : static_cast<const char*>(row) + bytes;
 }
 
-QUIRE_INLINE void prefetch_rows(const TileRows* next, std::int32_t first, std::int32_t count, std::int64_t bytes) {
-  if (next == nullptr) return;
-  for (std::int32_t i = first; i < first + count && i < kTileKeys; ++i) prefetch_row(next->row[i], bytes);
+// Asks for the queue's next few rows. In bursts: they keep more reads in flight than the same requests spread evenly.
+inline void serve_prefetch(PrefetchQueue* queue) {
+  if (queue == nullptr) return;
+  for (std::int32_t i = 0; i < queue->rows_a_call && queue->array < queue->num_arrays; ++i) {
+    const std::int32_t array = queue->array;
+    const TileRows& rows = *queue->arrays[array];
+    const char* row = static_cast<const char*>(at_offset(rows.row[queue->key], queue->head * queue->head_bytes[array]));
+    const std::int64_t bytes = row == nullptr ? 0 : queue->row_bytes[array];
+    for (std::int64_t at = 0; at < bytes; at += 64) Simd::prefetch(row + at);
+    if (++queue->key < kTileKeys) continue;
+    queue->key = 0;
+    if (++queue->head < queue->num_heads) continue;
+    queue->head = 0;
+    ++queue->array;
+  }
 }
 
 // out[dword][key], kTileKeys keys; vectors of keys at or after rows.end are left as they are.
@@ -34,18 +45,19 @@ void pack_keys_of(const PackTask& task) {
   constexpr int kLanes = Simd::kLanes;
   const TileRows& rows = *task.rows;
   const std::int64_t dwords = (task.size + C::kPerDword - 1) / C::kPerDword;
-  const std::int64_t row_bytes = task.size * dtype_bytes(kStorage);
   for (std::int32_t key = 0; key < rows.end; key += kLanes) {
-    prefetch_rows(task.next, key, kLanes, row_bytes);
+    if (key % 16 == 0) serve_prefetch(task.prefetch);
+    const void* address[kLanes];
+    for (int i = 0; i < kLanes; ++i) address[i] = at_offset(rows.row[key + i], task.offset);
     const bool all_there = key >= rows.begin && key + kLanes <= rows.end;
     for (std::int64_t dword = 0; dword < dwords; dword += kLanes) {
       Simd::F r[kLanes];
       const bool whole = (dword + kLanes) * C::kPerDword <= task.size;
       if (all_there && whole) {
 #pragma GCC unroll 16
-        for (int i = 0; i < kLanes; ++i) r[i] = C::template load<kStorage>(rows.row[key + i], dword, task.size);
+        for (int i = 0; i < kLanes; ++i) r[i] = C::template load<kStorage>(address[i], dword, task.size);
       } else {
-        for (int i = 0; i < kLanes; ++i) r[i] = load_or_zero<C, kStorage>(rows.row[key + i], dword, task.size);
+        for (int i = 0; i < kLanes; ++i) r[i] = load_or_zero<C, kStorage>(address[i], dword, task.size);
       }
       Simd::transpose(r);
       float* out = task.out + dword * kTileKeys + key;
@@ -60,10 +72,11 @@ template <DType kStorage>
 QUIRE_INLINE void pack_value_rows(const PackTask& task, std::int32_t padded) {
   const TileRows& rows = *task.rows;
   for (std::int32_t key = 0; key < rows.end; ++key) {
-    prefetch_rows(task.next, key, 1, task.size * dtype_bytes(kStorage));
+    if (key % 16 == 0) serve_prefetch(task.prefetch);
+    const void* row = at_offset(rows.row[key], task.offset);
     float* out = task.out + key * task.out_stride;
     for (std::int32_t column = 0; column < padded; column += Simd::kLanes) {
-      Simd::store(out + column, load_or_zero<Float32, kStorage>(rows.row[key], column, task.size));
+      Simd::store(out + column, load_or_zero<Float32, kStorage>(row, column, task.size));
     }
   }
 }
@@ -75,21 +88,23 @@ QUIRE_INLINE void pack_value_pairs(const PackTask& task, std::int32_t padded) {
   using C = BFloat16Of<Isa>;
   const TileRows& rows = *task.rows;
   for (std::int32_t key = 0; key < rows.end; key += 2) {
-    prefetch_rows(task.next, key, 2, task.size * dtype_bytes(kStorage));
-    const bool both = rows.row[key] != nullptr && rows.row[key + 1] != nullptr;
+    if (key % 16 == 0) serve_prefetch(task.prefetch);
+    const void* first = at_offset(rows.row[key], task.offset);
+    const void* second = at_offset(rows.row[key + 1], task.offset);
+    const bool both = first != nullptr && second != nullptr;
     float* out = task.out + key / 2 * task.out_stride;
     std::int32_t column = 0;
     typename Isa::F low;
     typename Isa::F high;
     for (; both && column + 2 * kLanes <= task.size; column += 2 * kLanes) {
-      Isa::interleave_pairs(C::template load<kStorage>(rows.row[key], column / 2, task.size),
-                            C::template load<kStorage>(rows.row[key + 1], column / 2, task.size), low, high);
+      Isa::interleave_pairs(C::template load<kStorage>(first, column / 2, task.size),
+                            C::template load<kStorage>(second, column / 2, task.size), low, high);
       Isa::store(out + column, low);
       Isa::store(out + column + kLanes, high);
     }
     for (; column < padded; column += 2 * kLanes) {
-      Isa::interleave_pairs(load_or_zero<C, kStorage>(rows.row[key], column / 2, task.size),
-                            load_or_zero<C, kStorage>(rows.row[key + 1], column / 2, task.size), low, high);
+      Isa::interleave_pairs(load_or_zero<C, kStorage>(first, column / 2, task.size),
+                            load_or_zero<C, kStorage>(second, column / 2, task.size), low, high);
       Isa::store(out + column, low);
       if (column + kLanes < padded) Isa::store(out + column + kLanes, high);
     }
@@ -104,6 +119,72 @@ void pack_values_of(const PackTask& task) {
   } else {
     pack_value_pairs<Simd, kStorage>(task, padded);
   }
+}
+
+// Vectors of one step's values: of one key in float32, of a pair of keys in bfloat16.
+template <class C, DType kStorage, int kVectors>
+QUIRE_INLINE void load_values(const PackTask& task, std::int32_t step, std::int32_t column, Simd::F* line) {
+  const TileRows& rows = *task.rows;
+  if constexpr (C::kPerDword == 1) {
+    const void* row = at_offset(rows.row[step], task.offset);
+#pragma GCC unroll 4
+    for (int n = 0; n < kVectors; ++n) {
+      line[n] = load_or_zero<C, kStorage>(row, column + n * Simd::kLanes, task.size);
+    }
+  } else {
+    const void* first = at_offset(rows.row[2 * step], task.offset);
+    const void* second = at_offset(rows.row[2 * step + 1], task.offset);
+#pragma GCC unroll 2
+    for (int n = 0; n < kVectors; n += 2) {
+      const std::int64_t dword = (column + n * C::kLanes) / 2;
+      C::interleave(load_or_zero<C, kStorage>(first, dword, task.size),
+                    load_or_zero<C, kStorage>(second, dword, task.size), line[n], line[n + 1]);
+    }
+  }
+}
+
+template <class C, DType kStorage, int kRows>
+QUIRE_INLINE void add_direct_rows(const DirectTask& task, std::int32_t row) {
+  constexpr int kLanes = Simd::kLanes;
+  constexpr int kVectors = Simd::kVectorBlock;
+  const std::int32_t steps = (task.values.rows->end + C::kPerDword - 1) / C::kPerDword;
+  const std::int64_t stride = task.values.out_stride;
+  for (std::int32_t column = 0; column < task.values.size; column += kVectors * kLanes) {
+    float* out = task.values.out + row * stride + column;
+    const float* weights = task.weights + row * C::kWeightDwords;
+    Simd::F sum[kRows][kVectors];
+#pragma GCC unroll 4
+    for (int m = 0; m < kRows; ++m) {
+      const Simd::F factor = Simd::broadcast(task.rescale + row + m);
+#pragma GCC unroll 4
+      for (int n = 0; n < kVectors; ++n) sum[m][n] = Simd::load(out + m * stride + n * kLanes) * factor;
+    }
+    for (std::int32_t step = 0; step < steps; ++step) {
+      if (step * C::kPerDword % 32 == 0) serve_prefetch(task.values.prefetch);
+      Simd::F line[kVectors];
+      load_values<C, kStorage, kVectors>(task.values, step, column, line);
+#pragma GCC unroll 4
+      for (int m = 0; m < kRows; ++m) {
+        const Simd::F weight = Simd::broadcast(weights + m * C::kWeightDwords + step);
+#pragma GCC unroll 4
+        for (int n = 0; n < kVectors; ++n) sum[m][n] = C::multiply_add(weight, line[n], sum[m][n]);
+      }
+    }
+#pragma GCC unroll 4
+    for (int m = 0; m < kRows; ++m) {
+#pragma GCC unroll 4
+      for (int n = 0; n < kVectors; ++n) Simd::store(out + m * stride + n * kLanes, sum[m][n]);
+    }
+  }
+}
+
+// The matrix product of weights and values without packing: the same chains as through pack_values and the product.
+template <class C, DType kStorage>
+void add_direct_of(const DirectTask& task) {
+  std::int32_t row = 0;
+  for (; row + 4 <= task.num_rows; row += 4) add_direct_rows<C, kStorage, 4>(task, row);
+  for (; row + 2 <= task.num_rows; row += 2) add_direct_rows<C, kStorage, 2>(task, row);
+  if (row < task.num_rows) add_direct_rows<C, kStorage, 1>(task, row);
 }
 
 // Copies a row into dwords of the compute type; the last dword's missing element is zero.
@@ -121,18 +202,20 @@ void copy_row_of(const void* row, std::int32_t size, float* out) {
 }
 
 using PackFunction = void (*)(const PackTask&);
+using DirectFunction = void (*)(const DirectTask&);
 using CopyFunction = void (*)(const void*, std::int32_t, float*);
 
 // The functions of one storage type; null where it has none.
 struct Codec {
   PackFunction keys = nullptr;
   PackFunction values = nullptr;
+  DirectFunction add_direct = nullptr;
   CopyFunction copy = nullptr;
 };
 
 template <class C, DType kStorage>
 QUIRE_INLINE Codec codec_of() {
-  return {pack_keys_of<C, kStorage>, pack_values_of<C, kStorage>, copy_row_of<C, kStorage>};
+  return {pack_keys_of<C, kStorage>, pack_values_of<C, kStorage>, add_direct_of<C, kStorage>, copy_row_of<C, kStorage>};
 }
 
 QUIRE_INLINE Codec codec(Compute compute, DType storage) {
