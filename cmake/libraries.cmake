@@ -82,7 +82,7 @@ if(QUIRE_BUILD_CLI AND quire_cli_sources)
   # Everything but main() is a library, so that tests can reach it.
   list(REMOVE_ITEM quire_cli_sources ${PROJECT_SOURCE_DIR}/src/cli/main.cc)
   if(NOT QUIRE_HAS_ENGINE)
-    list(REMOVE_ITEM quire_cli_sources ${PROJECT_SOURCE_DIR}/src/cli/embed.cc)
+    list(FILTER quire_cli_sources EXCLUDE REGEX "/src/cli/(embed|generate|bench_engine)[^/]*$")
   endif()
   add_library(quire_cli STATIC ${quire_cli_sources})
   quire_compile_options(quire_cli)

@@ -8,6 +8,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "quire/dtype.h"
@@ -71,7 +72,8 @@ struct EngineOptions {
   std::int32_t max_tree_size = 64;     // rows of one tree, root included
   PrefixCaching prefix_caching = PrefixCaching::kOn;
   BatchInvariance batch_invariance = BatchInvariance::kOff;
-  // Text of a token sequence, for stop strings and RequestUpdate::text; none: neither.
+  // Text of a token sequence, for stop strings and RequestUpdate::text; none: by the checkpoint's tokenizer.json, and
+  // neither where that is missing.
   std::function<std::string(std::span<const std::int32_t>)> decode = {};
   std::optional<Runtime> runtime = {};  // none: default_runtime()
 };
@@ -140,6 +142,8 @@ class Engine {
   Engine& operator=(const Engine&) = delete;
 
   const EngineInfo& info() const;
+  // By the checkpoint's tokenizer.json, special tokens as it says; kNotFound without one.
+  Result<std::vector<std::int32_t>> encode(std::string_view text) const;
   EngineStats stats() const;
 
   // Queues a request. Errors: an empty prompt, a token outside the vocabulary, a prompt that leaves no room to generate

@@ -25,6 +25,7 @@ constexpr Command kCommands[] = {
     {"replay", "Run attention case files and compare with their answers", attach_replay},
     {"bench", "Measure attention on batches, beside what this machine could do at best", attach_bench},
 #ifdef QUIRE_HAS_ENGINE
+    {"generate", "Continue texts with a checkpoint, with drafts if wanted", attach_generate},
     {"embed", "Turn texts into vectors with a sentence encoder", attach_embed},
 #endif
     {"collect-env", "Print versions, processor, instruction sets and memory for a bug report", attach_collect_env},

@@ -41,7 +41,8 @@ std::function<int()> attach_explain(Usage& usage);
 std::function<int()> attach_kernels(Usage& usage);
 std::function<int()> attach_replay(Usage& usage);
 std::function<int()> attach_bench(Usage& usage);
-std::function<int()> attach_embed(Usage& usage);  // only where the engine is built
+std::function<int()> attach_embed(Usage& usage);     // only where the engine is built
+std::function<int()> attach_generate(Usage& usage);  // the same
 std::function<int()> attach_collect_env(Usage& usage);
 
 // Parses the command line, runs the subcommand and returns the exit status.

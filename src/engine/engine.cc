@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <filesystem>
 #include <utility>
 
 #include "core/checked.h"
@@ -12,6 +13,7 @@
 #include "engine/scheduler.h"
 #include "engine/speculation.h"
 #include "engine/verification.h"
+#include "io/tokenizer/tokenizer.h"
 
 namespace quire {
 namespace {
@@ -33,6 +35,10 @@ Status check_options(const EngineOptions& options) {
     return invalid_argument("max_num_batched_tokens: want at least max_num_seqs " +
                             std::to_string(options.max_num_seqs) + ", got " +
                             std::to_string(options.max_num_batched_tokens));
+  }
+  if (options.runtime && options.runtime->backplane == Backplane::kCuda) {
+    return unsupported(
+        "runtime.backplane: want cpu or reference for an engine, whose caches are on the host; got cuda");
   }
   if ((options.draft == DraftKind::kModel) == options.draft_model.empty()) {
     return invalid_argument("draft_model: want a folder with DraftKind::kModel and none without it");
@@ -75,6 +81,7 @@ class Engine::State {
  public:
   explicit State(EngineOptions options) : options_(std::move(options)) {}
   Status load();
+  Result<std::vector<std::int32_t>> encode(std::string_view text) const;
   const EngineInfo& info() const { return info_; }
   EngineStats stats() const;
   Result<RequestId> add(GenerateRequest request);
@@ -84,6 +91,7 @@ class Engine::State {
   void clear() { scheduler_->clear(); }
 
  private:
+  Status load_tokenizer();
   Status load_draft(const Runtime& runtime);
   Status make_caches();
   Status check_request(const GenerateRequest& request) const;
@@ -97,6 +105,7 @@ class Engine::State {
   EngineOptions options_;
   EngineInfo info_;
   GenerationConfig generation_;
+  std::optional<Tokenizer> tokenizer_;
   std::unique_ptr<ModelRunner> target_;
   std::unique_ptr<Speculator> speculator_;
   std::unique_ptr<Scheduler> scheduler_;
@@ -129,8 +138,27 @@ Status Engine::State::load() {
   if (model_info.is_encoder_decoder && generation_.decoder_start_token < 0) {
     return data_loss(checkpoint->config().path() + ": key 'decoder_start_token_id': want a token, got none");
   }
+  QUIRE_RETURN_IF_ERROR(load_tokenizer());
   QUIRE_RETURN_IF_ERROR(load_draft(*options_.runtime));
   return make_caches();
+}
+
+Status Engine::State::load_tokenizer() {
+  const std::filesystem::path path = std::filesystem::path(options_.model) / "tokenizer.json";
+  std::error_code error;
+  if (!std::filesystem::exists(path, error)) return {};
+  QUIRE_ASSIGN_OR_RETURN(tokenizer_, Tokenizer::load(path.string()));
+  if (options_.decode) return {};
+  options_.decode = [this](std::span<const std::int32_t> tokens) {
+    const Result<std::string> text = tokenizer_->decode(tokens);
+    return text.ok() ? *text : std::string();
+  };
+  return {};
+}
+
+Result<std::vector<std::int32_t>> Engine::State::encode(std::string_view text) const {
+  if (!tokenizer_) return not_found(options_.model + "/tokenizer.json: want a tokenizer to encode text, got none");
+  return tokenizer_->encode(text);
 }
 
 Status Engine::State::load_draft(const Runtime& runtime) {
@@ -380,6 +408,7 @@ Result<std::unique_ptr<Engine>> Engine::create(EngineOptions options) {
   return std::unique_ptr<Engine>(new Engine(std::move(state)));
 }
 
+Result<std::vector<std::int32_t>> Engine::encode(std::string_view text) const { return state_->encode(text); }
 const EngineInfo& Engine::info() const { return state_->info(); }
 EngineStats Engine::stats() const { return state_->stats(); }
 Result<RequestId> Engine::add(GenerateRequest request) { return state_->add(std::move(request)); }
