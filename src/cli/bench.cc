@@ -36,6 +36,7 @@ struct Options {
   RuntimeOptions runtime;
   TimingOptions timing;
   bool refcheck = false;
+  bool no_ceilings = false;
   std::string format = "text";
   std::string svg;
 };
@@ -186,7 +187,7 @@ Result<int> run(const Options& options) {
   {
     Progress progress("measuring", batches.size() * configs.size() + 1);
     progress.step("the machine's ceilings");
-    if (runtimes.front().backplane == Backplane::kCpu) {
+    if (runtimes.front().backplane == Backplane::kCpu && !options.no_ceilings) {
       QUIRE_ASSIGN_OR_RETURN(context.ceilings, measure_machine(runtimes.front()));
     }
     for (const NamedBatch& batch : batches) {
@@ -242,6 +243,7 @@ std::function<int()> attach_bench(Usage& usage) {
       {"--sequential-blocks", &options->sequential_blocks, "Blocks in ascending order instead of shuffled"},
       {"--seconds", &options->timing.min_seconds, "Measure each row at least so long"},
       {"--repeats", &options->timing.min_repeats, "and at least so often"},
+      {"--no-ceilings", &options->no_ceilings, "Do not measure the machine; saves seconds, and there is no roofline"},
       {"--refcheck", &options->refcheck, "Compare some rows with the float64 reference"},
       {"--format", &options->format, "text, markdown (md), csv or json"},
       {"--svg", &options->svg, "Also draw the rows into this file"},

@@ -7,6 +7,7 @@
 
 #include "cli/replay/replay_case.h"
 #include "cli/runtime_options.h"
+#include "cpu/kernel_table.h"
 #include "io/case_file.h"
 
 namespace quire::cli {
@@ -44,6 +45,12 @@ class GoldenCases : public testing::TestWithParam<Place> {
     const std::vector<Isa> available = available_isas();
     if (std::find(available.begin(), available.end(), GetParam().isa) == available.end()) {
       GTEST_SKIP() << "this machine cannot run " << GetParam().name;
+    }
+    // That really this ISA runs: its kernels are there, and are no other ISA's.
+    ASSERT_NE(cpu::kernel_table(GetParam().isa), nullptr);
+    for (const Isa other : available) {
+      if (other == GetParam().isa) continue;
+      EXPECT_NE(cpu::kernel_table(GetParam().isa)->attend, cpu::kernel_table(other)->attend);
     }
   }
 

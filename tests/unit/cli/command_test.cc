@@ -8,6 +8,8 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
+#include "quire/runtime.h"
+
 namespace {
 
 struct Outcome {
@@ -15,11 +17,10 @@ struct Outcome {
   std::string text;  // standard output and error
 };
 
-// Runs the command with a shell, as its users do.
-Outcome quire_command(const std::string& arguments) {
-  const std::string line = std::string(QUIRE_COMMAND) + " " + arguments + " 2>&1";
+// Runs a line in a shell, as users do.
+Outcome run_line(const std::string& line) {
   Outcome out;
-  FILE* pipe = popen(line.c_str(), "r");
+  FILE* pipe = popen((line + " 2>&1").c_str(), "r");
   if (pipe == nullptr) return out;
   std::array<char, 4096> buffer{};
   for (std::size_t got = 0; (got = fread(buffer.data(), 1, buffer.size(), pipe)) > 0;) {
@@ -29,13 +30,16 @@ Outcome quire_command(const std::string& arguments) {
   return out;
 }
 
+Outcome quire_command(const std::string& arguments) { return run_line(std::string(QUIRE_COMMAND) + " " + arguments); }
+
 bool has(const Outcome& outcome, const std::string& part) { return outcome.text.find(part) != std::string::npos; }
 
 std::string golden_case(const std::string& name) { return std::string(QUIRE_CASES_DIR) + "/" + name + ".safetensors"; }
 
 constexpr const char* kBackends[] = {"TREE_ATTN", "XFORMERS", "TRITON_ATTN", "TRITON_ATTN_DIFFKV",
                                      "DIFFERENTIAL_FLASH_ATTN"};
-constexpr const char* kSmallBench = " --num-heads 4 --num-kv-heads 2 --head-size 32 --seconds 0.001 --repeats 1";
+constexpr const char* kSmallBench =
+    " --num-heads 4 --num-kv-heads 2 --head-size 32 --seconds 0.001 --repeats 1 --no-ceilings";
 
 TEST(Command, VersionAndHelp) {
   EXPECT_TRUE(has(quire_command("--version"), "quire 0."));
@@ -110,6 +114,30 @@ TEST(Replay, FailsOnFilesThatAreNotCases) {
   EXPECT_EQ(quire_command("replay " + testing::TempDir() + "/no_such_folder/").status, 1);
 }
 
+TEST(Replay, RunsOnTheForcedInstructionSet) {
+  const auto runtime_of = [](const std::string& environment, const std::string& arguments) {
+    const Outcome out = run_line(environment + " " + QUIRE_COMMAND + " replay --format json " + arguments + " " +
+                                 golden_case("triton_sinks"));
+    const auto rows = nlohmann::json::parse(out.text, nullptr, false);
+    return rows.is_array() ? rows[0]["runtime"].get<std::string>() : out.text;
+  };
+  for (const quire::Isa isa : quire::available_isas()) {
+    const std::string name(quire::isa_name(isa));
+    EXPECT_EQ(runtime_of("QUIRE_ISA=" + name, ""), "cpu/" + name);
+    EXPECT_EQ(runtime_of("QUIRE_ISA=scalar", "--isa " + name), "cpu/" + name);
+  }
+  EXPECT_NE(runtime_of("QUIRE_ISA=sse9", "").find("want one of scalar"), std::string::npos);
+}
+
+TEST(Bench, MeasuresTheMachineAndTheRoofline) {
+  const Outcome out = quire_command(
+      "bench q64 --num-heads 4 --num-kv-heads 2 --head-size 32 --seconds 0.001 --repeats 1 --format json");
+  const auto rows = nlohmann::json::parse(out.text);
+  EXPECT_GT(rows[0]["peak_f32_flops"].get<double>(), 1e8);
+  EXPECT_GT(rows[0]["dram_bytes_per_s"].get<double>(), 1e8);
+  EXPECT_GT(rows[0]["roofline_fraction"].get<double>(), 0.0);
+}
+
 TEST(Bench, RowsCanBeMeasuredAgain) {
   const std::string options = std::string("bench 2q1s40_q16 --refcheck --format json") + kSmallBench;
   const auto rows = nlohmann::json::parse(quire_command(options).text);
@@ -118,8 +146,8 @@ TEST(Bench, RowsCanBeMeasuredAgain) {
   EXPECT_LE(rows[0]["nmse"].get<double>(), rows[0]["nmse_limit"].get<double>());
   const std::string command = rows[0]["command"];
   ASSERT_TRUE(command.starts_with("quire ")) << command;
-  const auto again =
-      nlohmann::json::parse(quire_command(command.substr(6) + " --seconds 0.001 --repeats 1 --format json").text);
+  const auto again = nlohmann::json::parse(
+      quire_command(command.substr(6) + " --seconds 0.001 --repeats 1 --no-ceilings --format json").text);
   EXPECT_EQ(again[0]["flops"], rows[0]["flops"]);
   EXPECT_EQ(again[0]["bytes"], rows[0]["bytes"]);
   EXPECT_EQ(again[0]["command"], command);
