@@ -131,7 +131,8 @@ std::string format_report(const BenchContext& context, const std::vector<BenchRo
 
 std::string report_svg(const BenchContext& context, const std::vector<BenchRow>& rows) {
   BarChart chart{.title = "quire: part of the roofline reached",
-                 .subtitle = context.machine + "; " + context.shape + "; " + ceilings_line(context.ceilings),
+                 .subtitle = context.machine + "; " + context.shape,
+                 .second_line = ceilings_line(context.ceilings),
                  .bars = {}};
   for (const BenchRow& row : rows) {
     std::string label = row.batch.size() > 24 ? row.batch.substr(0, 23) + "…" : row.batch;

@@ -11,10 +11,12 @@ namespace {
 constexpr double kLabelWidth = 260;
 constexpr double kPlotWidth = 420;
 constexpr double kNoteWidth = 220;
-constexpr double kTop = 84;
+constexpr double kTop = 106;
 constexpr double kRowHeight = 24;
 constexpr double kBarHeight = 15;
 constexpr const char* kComputeColour = "#4477aa";
+// A white edge keeps the grid lines out of the words.
+constexpr const char* kNoteStyle = "fill=\"#444444\" paint-order=\"stroke\" stroke=\"#ffffff\" stroke-width=\"4\"";
 constexpr const char* kMemoryColour = "#228833";
 
 std::string escape(const std::string& text) {
@@ -85,13 +87,14 @@ std::string svg_bar_chart(const BarChart& chart) {
   out += "<rect width=\"100%\" height=\"100%\" fill=\"#ffffff\"/>\n";
   out += text_at({16, 26, "font-size=\"16\" font-weight=\"bold\" fill=\"#222222\""}, chart.title);
   out += text_at({16, 46, "fill=\"#555555\""}, chart.subtitle);
+  out += text_at({16, 63, "fill=\"#555555\""}, chart.second_line);
   out += grid(bottom);
   double y = kTop;
   for (const Bar& bar : chart.bars) {
     const double length = kPlotWidth * std::clamp(bar.fraction, 0.0, 1.05);
     out += text_at({kLabelWidth - 8, y + 12, "text-anchor=\"end\" fill=\"#222222\""}, bar.label);
     out += rectangle(kLabelWidth, y, length, bar.memory_bound ? kMemoryColour : kComputeColour);
-    out += text_at({kLabelWidth + length + 6, y + 12, "fill=\"#444444\""}, bar.note);
+    out += text_at({kLabelWidth + length + 6, y + 12, kNoteStyle}, bar.note);
     y += kRowHeight;
   }
   return out + legend(bottom + 24) + "</svg>\n";

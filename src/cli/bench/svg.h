@@ -16,6 +16,7 @@ struct Bar {
 struct BarChart {
   std::string title;
   std::string subtitle;
+  std::string second_line;  // under the subtitle
   std::vector<Bar> bars;
 };
 

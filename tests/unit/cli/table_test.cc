@@ -68,6 +68,7 @@ TEST(Json, NestsAndEscapes) {
 TEST(Svg, DrawsABarForEachRow) {
   const BarChart chart = {.title = "A & B",
                           .subtitle = "<machine>",
+                          .second_line = "",
                           .bars = {{.label = "q2k", .fraction = 0.5, .memory_bound = false, .note = "50 %"},
                                    {.label = "q1s4k", .fraction = 7.0, .memory_bound = true, .note = "?"}}};
   const std::string svg = svg_bar_chart(chart);
