@@ -65,9 +65,19 @@ Result<ModelInfo> read_info(const Checkpoint& checkpoint) {
 // Of the encoder nothing depends on these.
 constexpr std::array<std::string_view, 2> kHarmlessKeys = {"tie_word_embeddings", "type_vocab_size"};
 // Heads on top of the encoder.
-constexpr std::array<std::string_view, 6> kHeadTensors = {
-    "position_ids",      "cls.predictions.bias", "cls.predictions.transform.dense.weight",
-    "classifier.weight", "classifier.bias",      "cls.seq_relationship.weight"};
+constexpr std::array<std::string_view, 13> kHeadTensors = {"position_ids",
+                                                           "cls.predictions.bias",
+                                                           "cls.predictions.decoder.bias",
+                                                           "cls.predictions.decoder.weight",
+                                                           "cls.predictions.transform.LayerNorm.bias",
+                                                           "cls.predictions.transform.LayerNorm.weight",
+                                                           "cls.predictions.transform.dense.bias",
+                                                           "cls.predictions.transform.dense.weight",
+                                                           "cls.seq_relationship.bias",
+                                                           "cls.seq_relationship.weight",
+                                                           "classifier.bias",
+                                                           "classifier.weight",
+                                                           "qa_outputs.weight"};
 
 }  // namespace
 

@@ -37,7 +37,6 @@ struct MptShape {
   float norm_eps = 1e-5f;
   float scale = 1.0f;
   float clip = 0.0f;  // 0: none
-  float alibi_max = 8.0f;
   bool tied = true;
 };
 
@@ -48,18 +47,16 @@ Status read_attention(const HfConfig& config, MptShape& shape) {
   QUIRE_ASSIGN_OR_RETURN(const HfConfig attention, config.object("attn_config"));
   QUIRE_RETURN_IF_ERROR(attention.expect_text("attn_type", "multihead_attention"));
   QUIRE_RETURN_IF_ERROR(attention.expect_flag("alibi", true));
+  QUIRE_RETURN_IF_ERROR(attention.expect_number("alibi_bias_max", 8.0));  // transformers takes 8 whatever it says
   QUIRE_RETURN_IF_ERROR(attention.expect_flag("prefix_lm", false));
   QUIRE_RETURN_IF_ERROR(attention.expect_flag("qk_ln", false));
   QUIRE_RETURN_IF_ERROR(attention.expect_flag("attn_uses_sequence_id", false));
   QUIRE_ASSIGN_OR_RETURN(const double scale, attention.number_or("softmax_scale", shape.scale));
   QUIRE_ASSIGN_OR_RETURN(const double clip, attention.number_or("clip_qkv", 0.0));
-  QUIRE_ASSIGN_OR_RETURN(const double alibi_max, attention.number_or("alibi_bias_max", 8.0));
   shape.scale = static_cast<float>(scale);
   shape.clip = static_cast<float>(clip);
-  shape.alibi_max = static_cast<float>(alibi_max);
-  if (!(scale > 0.0) || !(clip >= 0.0) || !(alibi_max > 0.0)) {
-    return data_loss(config.path() + ": keys 'softmax_scale', 'clip_qkv' and 'alibi_bias_max' of 'attn_config': want " +
-                     "positive numbers");
+  if (!(scale > 0.0) || !(clip >= 0.0)) {
+    return data_loss(config.path() + ": keys 'softmax_scale' and 'clip_qkv' of 'attn_config': want positive numbers");
   }
   return attention.check_all_read(std::array<std::string_view, 1>{"attn_impl"});
 }
@@ -89,7 +86,7 @@ Result<AttentionBlock> load_attention(const LoadContext& context, PagedAttention
   spec.num_heads = spec.num_kv_heads = shape.num_heads;
   spec.head_size = shape.head_size;
   spec.scale = shape.scale;
-  spec.alibi_slopes = mpt_alibi_slopes(shape.num_heads, shape.alibi_max);
+  spec.alibi_slopes = mpt_alibi_slopes(shape.num_heads);
   QUIRE_ASSIGN_OR_RETURN(Linear qkv, load_linear(context, {.parts = {{prefix + "Wqkv", 3 * std::int64_t{shape.hidden}}},
                                                            .in = shape.hidden}));
   QUIRE_ASSIGN_OR_RETURN(Linear out,
@@ -132,8 +129,8 @@ Status Mpt::run_layer(std::int32_t index, std::int64_t num_tokens) {
 }
 
 // What transformers does not look at either.
-constexpr std::array<std::string_view, 4> kHarmlessKeys = {"embedding_fraction", "init_device", "learned_pos_emb",
-                                                           "verbose"};
+constexpr std::array<std::string_view, 6> kHarmlessKeys = {"embedding_fraction", "init_config",     "tokenizer_name",
+                                                           "init_device",        "learned_pos_emb", "verbose"};
 
 }  // namespace
 

@@ -34,5 +34,7 @@ TEST(Bloom, RefusesWhatItDoesNotCompute) {
   EXPECT_NE(changed_load_error("bloom", "slow_but_exact", "true"), "");
 }
 
+TEST(Bloom, RunsInBfloat16) { expect_bfloat16("bloom"); }
+
 }  // namespace
 }  // namespace quire::parity

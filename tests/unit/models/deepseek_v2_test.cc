@@ -34,5 +34,7 @@ TEST(DeepseekV2, RefusesTensorsOfTheWrongShape) {
   EXPECT_NE(status.find("kv_a_proj_with_mqa"), std::string::npos) << status;
 }
 
+TEST(DeepseekV2, RunsInBfloat16) { expect_bfloat16("deepseek_v2"); }
+
 }  // namespace
 }  // namespace quire::parity

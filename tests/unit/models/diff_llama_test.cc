@@ -20,5 +20,7 @@ TEST(DiffLlama, RefusesAnOddNumberOfHeads) {
   EXPECT_NE(status.find("num_key_value_heads"), std::string::npos) << status;
 }
 
+TEST(DiffLlama, RunsInBfloat16) { expect_bfloat16("diffllama"); }
+
 }  // namespace
 }  // namespace quire::parity

@@ -102,21 +102,57 @@ std::string load_error(const FamilyCase& one) {
   return load_runner(fixture(one.fixture), {.backend = one.backend, .dtype = DType::kFloat32}).status().message();
 }
 
-std::string changed_load_error(const std::string& name, const std::string& key, const std::string& json) {
-  namespace fs = std::filesystem;
-  const fs::path from = fixture(name);
+namespace {
+
+// ||got - want|| / ||want||: a largest error would tell of experts that rounding exchanged in one row.
+float mean_error(std::span<const float> got, std::span<const float> want) {
+  double error = 0.0;
+  double scale = 0.0;
+  for (std::size_t i = 0; i < want.size(); ++i) {
+    error += (double{got[i]} - want[i]) * (double{got[i]} - want[i]);
+    scale += double{want[i]} * want[i];
+  }
+  return static_cast<float>(std::sqrt(error / scale));
+}
+
+}  // namespace
+
+void expect_bfloat16(const std::string& name) {
+  if (!has_bfloat16_linear()) GTEST_SKIP() << "bfloat16 linear layers want a processor with AVX-512";
+  const auto runner = load_runner(fixture(name), {.dtype = DType::kBFloat16});
+  ASSERT_TRUE(runner.ok()) << runner.status().to_string();
+  EXPECT_EQ((*runner)->info().dtype, DType::kBFloat16);
+  const SafetensorsFile expected = open_file(fixture(name) + "/expected.safetensors");
+  for (const std::int32_t length : kLengths) {
+    const std::string suffix = "_" + std::to_string(length);
+    const Result<std::vector<float>> logits = run_chunks(**runner, ids_of(expected, "input_ids" + suffix), 0, 20);
+    ASSERT_TRUE(logits.ok()) << logits.status().to_string();
+    const std::span<const float> want = floats_of(expected, "logits" + suffix);
+    ASSERT_EQ(logits->size(), want.size());
+    EXPECT_LE(mean_error(*logits, want), 0.06f) << name << ", prompt of " << length;
+  }
+}
+
+namespace fs = std::filesystem;
+
+ChangedFixture::ChangedFixture(const std::string& name, const std::string& config) {
   const auto* test = ::testing::UnitTest::GetInstance()->current_test_info();
-  const fs::path folder =
-      fs::path(::testing::TempDir()) / ("quire_" + name + "_" + test->test_suite_name() + "_" + test->name());
-  fs::create_directories(folder);
-  std::ifstream in(from / "config.json");
+  const std::string own = "quire_" + name + "_" + test->test_suite_name() + "_" + test->name();
+  const fs::path path = fs::path(::testing::TempDir()) / own;
+  fs::create_directories(path);
+  std::ofstream(path / "config.json") << config;
+  fs::copy_file(fixture(name) + "/model.safetensors", path / "model.safetensors", fs::copy_options::overwrite_existing);
+  folder_ = path.string();
+}
+
+ChangedFixture::~ChangedFixture() { fs::remove_all(folder_); }
+
+std::string changed_load_error(const std::string& name, const std::string& key, const std::string& json) {
+  std::ifstream in(fixture(name) + "/config.json");
   nlohmann::json config = nlohmann::json::parse(in);
   config[nlohmann::json::json_pointer("/" + key)] = nlohmann::json::parse(json);
-  std::ofstream(folder / "config.json") << config.dump();
-  fs::copy_file(from / "model.safetensors", folder / "model.safetensors", fs::copy_options::overwrite_existing);
-  const Status status = load_runner(folder.string(), {.dtype = DType::kFloat32}).status();
-  fs::remove_all(folder);
-  return status.message();
+  const ChangedFixture changed(name, config.dump());
+  return load_runner(changed.folder(), {.dtype = DType::kFloat32}).status().message();
 }
 
 }  // namespace quire::parity

@@ -19,6 +19,22 @@ void expect_parity(const FamilyCase& one);
 // The same for an encoder-decoder, whose prompts are the encoder's.
 void expect_cross_parity(const FamilyCase& one);
 
+// Expects that the prompts' logits in bfloat16 are 6 % off at most, in the mean.
+void expect_bfloat16(const std::string& fixture);
+
+// A copy of a fixture with another config.json, gone with the object.
+class ChangedFixture {
+ public:
+  ChangedFixture(const std::string& fixture, const std::string& config);
+  ChangedFixture(const ChangedFixture&) = delete;
+  ChangedFixture& operator=(const ChangedFixture&) = delete;
+  ~ChangedFixture();
+  const std::string& folder() const { return folder_; }
+
+ private:
+  std::string folder_;
+};
+
 // The message of the error of loading the fixture on `backend`; empty where it loads.
 std::string load_error(const FamilyCase& one);
 // The same with `key` of its config.json ("outer/inner" inside an object) set to `json`.

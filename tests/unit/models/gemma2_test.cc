@@ -24,5 +24,7 @@ TEST(Gemma2, RefusesWhatItDoesNotCompute) {
   EXPECT_EQ(changed_load_error("gemma2", "attn_logit_softcapping", "null"), "");
 }
 
+TEST(Gemma2, RunsInBfloat16) { expect_bfloat16("gemma2"); }
+
 }  // namespace
 }  // namespace quire::parity

@@ -27,5 +27,7 @@ TEST(GptOss, RefusesBadExperts) {
   EXPECT_NE(changed_load_error("gpt_oss", "hidden_act", "\"gelu\""), "");
 }
 
+TEST(GptOss, RunsInBfloat16) { expect_bfloat16("gpt_oss"); }
+
 }  // namespace
 }  // namespace quire::parity
