@@ -43,6 +43,46 @@ std::optional<std::int32_t> parse_tokens(std::string_view text) {
   return static_cast<std::int32_t>(value);
 }
 
+// Days since 1970-01-01 of a date of the Gregorian calendar: years begin in March, so that leap days come last.
+std::int64_t days_of(std::int64_t year, std::int64_t month, std::int64_t day) {
+  year -= month <= 2 ? 1 : 0;
+  const std::int64_t era = year / 400;
+  const std::int64_t year_of_era = year % 400;
+  const std::int64_t day_of_year = (153 * (month > 2 ? month - 3 : month + 9) + 2) / 5 + day - 1;
+  return era * 146097 + year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year - 719468;
+}
+
+// Seconds of "2023-11-16 18:17:03.9799600".
+std::optional<double> parse_time(std::string_view text) {
+  constexpr std::string_view kForm = "dddd-dd-dd dd:dd:dd";
+  if (text.size() < kForm.size()) return std::nullopt;
+  for (std::size_t i = 0; i < kForm.size(); ++i) {
+    const bool digit = text[i] >= '0' && text[i] <= '9';
+    if (kForm[i] == 'd' ? !digit : text[i] != kForm[i]) return std::nullopt;
+  }
+  const auto number = [text](std::size_t at, std::size_t count) {
+    std::int64_t value = 0;
+    for (std::size_t i = at; i < at + count; ++i) value = value * 10 + (text[i] - '0');
+    return value;
+  };
+  double fraction = 0.0;
+  const std::string_view rest = text.substr(kForm.size());
+  if (!rest.empty()) {
+    if (rest.front() != '.' || rest.find_first_not_of("0123456789", 1) != std::string_view::npos) return std::nullopt;
+    double unit = 0.1;
+    for (std::size_t i = 1; i < rest.size(); ++i, unit /= 10.0) fraction += unit * (rest[i] - '0');
+  }
+  const std::int64_t days = days_of(number(0, 4), number(5, 2), number(8, 2));
+  return static_cast<double>(days * 86400 + number(11, 2) * 3600 + number(14, 2) * 60 + number(17, 2)) + fraction;
+}
+
+// Times count from the first request.
+void rebase_times(std::vector<TraceRequest>& trace) {
+  if (trace.empty()) return;
+  const double first = trace.front().arrival_seconds;
+  for (TraceRequest& request : trace) request.arrival_seconds -= first;
+}
+
 Result<std::vector<TraceRequest>> parse_csv(std::string_view text, const std::string& name) {
   const std::vector<std::string_view> header = split_cells(take_line(text));
   const auto column = [&header](std::string_view wanted) {
@@ -50,6 +90,7 @@ Result<std::vector<TraceRequest>> parse_csv(std::string_view text, const std::st
   };
   const std::size_t context = column("ContextTokens");
   const std::size_t generated = column("GeneratedTokens");
+  const std::size_t time = column("TIMESTAMP");
   if (context == header.size() || generated == header.size()) {
     return line_error(name, 1, "want the columns ContextTokens and GeneratedTokens, or JSON lines");
   }
@@ -66,7 +107,12 @@ Result<std::vector<TraceRequest>> parse_csv(std::string_view text, const std::st
     const auto answer = parse_tokens(cells[generated]);
     if (!prompt || !answer) return line_error(name, line, "want token counts in [0, 2^24]");
     out.push_back({.context_tokens = *prompt, .generated_tokens = *answer, .hash_ids = {}});
+    if (time == header.size()) continue;
+    const auto arrival = parse_time(cells[time]);
+    if (!arrival) return line_error(name, line, "TIMESTAMP: want YYYY-MM-DD HH:MM:SS.fraction");
+    out.back().arrival_seconds = *arrival;
   }
+  rebase_times(out);
   return out;
 }
 
@@ -89,6 +135,11 @@ Result<std::vector<TraceRequest>> parse_json_lines(std::string_view text, const 
     TraceRequest& request = out.emplace_back();
     request.context_tokens = *input;
     request.generated_tokens = *output;
+    const auto time = record.find("timestamp");
+    if (time != record.end()) {
+      if (!time->is_number()) return line_error(name, line, "timestamp: want milliseconds");
+      request.arrival_seconds = time->get<double>() / 1000.0;
+    }
     const auto ids = record.find("hash_ids");
     if (ids == record.end()) continue;
     if (!ids->is_array()) return line_error(name, line, "hash_ids: want an array of integers");
@@ -97,6 +148,7 @@ Result<std::vector<TraceRequest>> parse_json_lines(std::string_view text, const 
       request.hash_ids.push_back(id.get<std::int64_t>());
     }
   }
+  rebase_times(out);
   return out;
 }
 

@@ -14,12 +14,14 @@ namespace quire {
 struct TraceRequest {
   std::int32_t context_tokens = 0;     // of the prompt
   std::int32_t generated_tokens = 0;   // of the answer
+  double arrival_seconds = 0.0;        // since the trace's first request; 0 where the file has no times
   std::vector<std::int64_t> hash_ids;  // Mooncake: equal ids of leading 512-token blocks mean a shared prefix
 };
 
-// Reads the Azure CSV form (TIMESTAMP,ContextTokens,GeneratedTokens) or the Mooncake JSON lines form ("input_length",
-// "output_length", "hash_ids"), whichever the first line shows. Errors (kDataLoss, kNotFound) name file and line: a
-// missing column, a number that is negative or above 2^24, a line that is no record.
+// Reads the Azure CSV form (TIMESTAMP,ContextTokens,GeneratedTokens) or the Mooncake JSON lines form ("timestamp" in
+// milliseconds, "input_length", "output_length", "hash_ids"), whichever the first line shows; times are optional.
+// Errors (kDataLoss, kNotFound) name file and line: a missing column, a number that is negative or above 2^24, a line
+// that is no record.
 Result<std::vector<TraceRequest>> read_trace(const std::string& path);
 Result<std::vector<TraceRequest>> parse_trace(std::string_view text, const std::string& name);
 

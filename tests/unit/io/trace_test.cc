@@ -15,6 +15,8 @@ TEST(Trace, ReadsAzure) {
   EXPECT_EQ(trace->front().context_tokens, 374);
   EXPECT_EQ(trace->front().generated_tokens, 44);
   EXPECT_TRUE(trace->front().hash_ids.empty());
+  EXPECT_EQ(trace->front().arrival_seconds, 0.0);
+  EXPECT_NEAR((*trace)[1].arrival_seconds, 4.314579, 1e-6);  // 18:15:46.680590 to 18:15:50.995169
   EXPECT_EQ(read_trace(data_file("azure_llm_2023_code_100.csv"))->size(), 100u);
 }
 
@@ -26,6 +28,20 @@ TEST(Trace, ReadsMooncake) {
   EXPECT_EQ((*trace)[1].generated_tokens, 490);
   EXPECT_EQ((*trace)[1].hash_ids.size(), 15u);
   EXPECT_EQ((*trace)[1].hash_ids[1], 14);
+}
+
+TEST(Trace, TimesCountFromTheFirstRequestOverMidnight) {
+  const auto trace =
+      parse_trace("TIMESTAMP,ContextTokens,GeneratedTokens\n2024-02-28 23:59:59.5,1,1\n2024-03-01 00:00:00,1,1\n", "t");
+  ASSERT_TRUE(trace.ok()) << trace.status().message();
+  EXPECT_DOUBLE_EQ((*trace)[1].arrival_seconds, 86400.5);  // a leap day lies between
+  const auto mooncake = parse_trace(
+      "{\"timestamp\": 500, \"input_length\": 1, \"output_length\": 1}\n"
+      "{\"timestamp\": 2500, \"input_length\": 1, \"output_length\": 1}\n",
+      "t");
+  ASSERT_TRUE(mooncake.ok()) << mooncake.status().message();
+  EXPECT_DOUBLE_EQ((*mooncake)[1].arrival_seconds, 2.0);
+  EXPECT_FALSE(parse_trace("TIMESTAMP,ContextTokens,GeneratedTokens\nyesterday,1,1\n", "t").ok());
 }
 
 TEST(Trace, ColumnsMayComeInAnyOrder) {
@@ -45,7 +61,8 @@ void expect_complaint(const std::string& text, const std::string& part) {
 TEST(Trace, ErrorsNameTheLine) {
   expect_complaint("", "t.csv:1: want the columns");
   expect_complaint("a,b,c\n1,2,3\n", "t.csv:1: want the columns");
-  expect_complaint("TIMESTAMP,ContextTokens,GeneratedTokens\nx,1,2\nx,1\n", "t.csv:3: want 3 cells, got 2");
+  expect_complaint("X,ContextTokens,GeneratedTokens\nx,1,2\nx,1\n", "t.csv:3: want 3 cells, got 2");
+  expect_complaint("TIMESTAMP,ContextTokens,GeneratedTokens\nx,1,2\n", "t.csv:2: TIMESTAMP: want");
   expect_complaint("ContextTokens,GeneratedTokens\n1,-2\n", "t.csv:2: want token counts");
   expect_complaint("ContextTokens,GeneratedTokens\n1,2.5\n", "t.csv:2: want token counts");
   expect_complaint("ContextTokens,GeneratedTokens\n99999999999999999999,2\n", "t.csv:2: want token counts");
