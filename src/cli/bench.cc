@@ -9,6 +9,9 @@
 #include "cli/bench/batch_spec.h"
 #include "cli/bench/ceilings.h"
 #include "cli/bench/report.h"
+#ifdef QUIRE_HAS_ENGINE
+#include "cli/bench_engine.h"
+#endif
 #include "cli/command.h"
 #include "cli/machine.h"
 #include "cli/progress.h"
@@ -212,6 +215,23 @@ Result<int> run(const Options& options) {
   return failed ? kExitFailure : kExitOk;
 }
 
+#ifdef QUIRE_HAS_ENGINE
+// The options that both forms of the benchmark take; where they are as they were, the checkpoint decides.
+Result<int> run_engine(EngineBench bench, const Options& options) {
+  const Options plain;
+  bench.trace = options.trace;
+  bench.options.seed = options.draw.seed;
+  bench.options.block_size = options.shape.block_size;
+  bench.options.runtime = options.runtime;
+  bench.options.kv_cache_dtype = options.kv_cache_dtypes;
+  if (options.backends != plain.backends) bench.options.backend = options.backends;
+  if (options.dtypes != plain.dtypes) bench.options.dtype = options.dtypes;
+  bench.format = options.format;
+  bench.svg = options.svg;
+  return run_engine_bench(bench);
+}
+#endif
+
 }  // namespace
 
 std::function<int()> attach_bench(Usage& usage) {
@@ -249,15 +269,26 @@ std::function<int()> attach_bench(Usage& usage) {
       {"--svg", &options->svg, "Also draw the rows into this file"},
   };
   add_runtime_options(usage, options->runtime);
+#ifdef QUIRE_HAS_ENGINE
+  auto engine = std::make_shared<EngineBench>();
+  add_engine_bench_options(usage, *engine);
+#endif
   usage.footer =
       "Times are medians over runs on cold keys and values: copies of the batch that together exceed twice the last\n"
       "cache take turns. TFLOP/s count the products of visible pairs alone. The exit status is 1 if a row could not "
       "be\n"
       "measured or --refcheck found it wrong.";
+#ifdef QUIRE_HAS_ENGINE
+  return [options, engine] {
+    const Result<int> status = engine->engine ? run_engine(*engine, *options) : run(*options);
+    return status.ok() ? *status : report(status.status());
+  };
+#else
   return [options] {
     const Result<int> status = run(*options);
     return status.ok() ? *status : report(status.status());
   };
+#endif
 }
 
 }  // namespace quire::cli
