@@ -112,8 +112,9 @@ struct EngineStats {
   std::int64_t prefix_hit_tokens = 0;
   std::int64_t generated_tokens = 0;
   std::int64_t preemptions = 0;
-  double prefill_seconds = 0.0;  // of steps in which no request decoded
-  double decode_seconds = 0.0;   // of the others
+  std::int64_t prefill_tokens = 0;  // prompt tokens of steps in which no request decoded
+  double prefill_seconds = 0.0;     // of these steps
+  double decode_seconds = 0.0;      // of the others
   double attention_seconds = 0.0;
   std::int64_t cache_bytes = 0;
   std::int64_t num_blocks = 0;

@@ -40,7 +40,7 @@ std::string summary_text(const EngineInfo& info, const EngineStats& stats) {
   out += "prompt     " + std::to_string(stats.prompt_tokens) + " tokens computed, " +
          std::to_string(stats.prefix_hit_tokens) + " found in the cache";
   if (stats.prefill_seconds > 0.0) {
-    out += ", " + short_number(rate(static_cast<double>(stats.prompt_tokens), stats.prefill_seconds)) + " tokens/s";
+    out += ", " + short_number(rate(static_cast<double>(stats.prefill_tokens), stats.prefill_seconds)) + " tokens/s";
   }
   out += "\ngenerated  " + std::to_string(stats.generated_tokens) + " tokens in " + fixed(seconds, 2) + " s, " +
          short_number(rate(static_cast<double>(stats.generated_tokens), seconds)) + " tokens/s, " +

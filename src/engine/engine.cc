@@ -88,7 +88,7 @@ class Engine::State {
   Result<bool> cancel(RequestId id) { return scheduler_->finish(id); }
   bool has_work() const { return scheduler_->has_work(); }
   Result<std::vector<RequestUpdate>> step();
-  void clear() { scheduler_->clear(); }
+  void clear();
 
  private:
   Status load_tokenizer();
@@ -365,6 +365,7 @@ Result<std::vector<RequestUpdate>> Engine::State::step() {
   const auto start = std::chrono::steady_clock::now();
   QUIRE_ASSIGN_OR_RETURN(const std::vector<ScheduledRequest> scheduled, scheduler_->schedule());
   if (scheduled.empty()) return internal_error("step: want a request to run, got none");
+  const std::int64_t prompt_tokens = stats_.prompt_tokens;
   QUIRE_RETURN_IF_ERROR(encode_new(scheduled));
   Verification::Trees trees(scheduled.size());
   if (speculator_) {
@@ -381,7 +382,14 @@ Result<std::vector<RequestUpdate>> Engine::State::step() {
   QUIRE_RETURN_IF_ERROR(verification_->finish());
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   (decodes ? stats_.decode_seconds : stats_.prefill_seconds) += seconds;
+  if (!decodes) stats_.prefill_tokens += stats_.prompt_tokens - prompt_tokens;
   return updates;
+}
+
+// After an error: all requests go, and what was borrowed for the step comes back.
+void Engine::State::clear() {
+  static_cast<void>(verification_->finish());
+  scheduler_->clear();
 }
 
 EngineStats Engine::State::stats() const {

@@ -64,7 +64,8 @@ TEST_P(Speculation, GivesTheTokensOfPlainDecoding) {
   for (std::size_t i = 0; i < want.size(); ++i) {
     EXPECT_EQ(got[i].tokens, want[i].tokens) << "request " << i;
     for (const auto& [position, logits] : got[i].logits) {  // a tree may look beyond the last token
-      if (want[i].logits.contains(position)) EXPECT_EQ(logits, want[i].logits.at(position)) << "request " << i;
+      if (!want[i].logits.contains(position)) continue;
+      EXPECT_EQ(logits, want[i].logits.at(position)) << "request " << i;
     }
   }
   const SpeculationStats stats = drafted->stats().speculation;
