@@ -146,16 +146,38 @@ Result<std::vector<BenchConfig>> collect_configs(const Options& options, const s
   return out;
 }
 
-Status measure_row(const NamedBatch& batch, const BenchConfig& config, const Options& options, const Ceilings& ceilings,
-                   BenchRow& row) {
+Status measure_row(const NamedBatch& batch, const BenchConfig& config, const Options& options, BenchRow& row) {
   QUIRE_ASSIGN_OR_RETURN(const std::unique_ptr<BenchProblem> problem, BenchProblem::create(config, batch.requests));
   QUIRE_ASSIGN_OR_RETURN(row.timing, measure(*problem, options.timing));
   row.work = problem->work();
   row.copies = problem->num_copies();
-  if (config.runtime.backplane == Backplane::kCpu) row.roofline = roofline(*problem, ceilings);
   if (options.refcheck) {
     QUIRE_ASSIGN_OR_RETURN(row.refcheck, check_against_reference(*problem));
   }
+  return {};
+}
+
+BenchRow make_row(const NamedBatch& batch, const BenchConfig& config, const Options& options) {
+  BenchRow row;
+  row.batch = batch.spec;
+  row.backend = config.backend;
+  row.dtype = dtype_name(config.dtype);
+  row.kv_cache_dtype = kv_cache_dtype_name(config.kv_cache_dtype);
+  row.runtime = runtime_name(config.runtime);
+  row.command = "quire bench " + batch.spec + shape_arguments(config, options);
+  row.error = measure_row(batch, config, options, row).message();
+  return row;
+}
+
+// Measured before and after the rows; the higher rates count, so that a moment in which others took the memory does not
+// flatter the rows.
+Status raise_ceilings(const Runtime& runtime, const Options& options, Progress& progress, Ceilings& ceilings) {
+  progress.step("the machine's ceilings");
+  if (runtime.backplane != Backplane::kCpu || options.no_ceilings) return {};
+  QUIRE_ASSIGN_OR_RETURN(const Ceilings again, measure_machine(runtime));
+  ceilings.float32_flops = std::max(ceilings.float32_flops, again.float32_flops);
+  ceilings.bfloat16_flops = std::max(ceilings.bfloat16_flops, again.bfloat16_flops);
+  ceilings.dram_bytes = std::max(ceilings.dram_bytes, again.dram_bytes);
   return {};
 }
 
@@ -188,24 +210,18 @@ Result<int> run(const Options& options) {
   BenchContext context{.machine = machine_line(runtimes.front()), .shape = shape_line(configs.front()), .ceilings = {}};
   std::vector<BenchRow> rows;
   {
-    Progress progress("measuring", batches.size() * configs.size() + 1);
-    progress.step("the machine's ceilings");
-    if (runtimes.front().backplane == Backplane::kCpu && !options.no_ceilings) {
-      QUIRE_ASSIGN_OR_RETURN(context.ceilings, measure_machine(runtimes.front()));
-    }
+    Progress progress("measuring", batches.size() * configs.size() + 2);
+    QUIRE_RETURN_IF_ERROR(raise_ceilings(runtimes.front(), options, progress, context.ceilings));
     for (const NamedBatch& batch : batches) {
       for (const BenchConfig& config : configs) {
         progress.step(batch.spec);
-        BenchRow& row = rows.emplace_back();
-        row.batch = batch.spec;
-        row.backend = config.backend;
-        row.dtype = dtype_name(config.dtype);
-        row.kv_cache_dtype = kv_cache_dtype_name(config.kv_cache_dtype);
-        row.runtime = runtime_name(config.runtime);
-        row.command = "quire bench " + batch.spec + shape_arguments(config, options);
-        row.error = measure_row(batch, config, options, context.ceilings, row).message();
+        rows.push_back(make_row(batch, config, options));
       }
     }
+    QUIRE_RETURN_IF_ERROR(raise_ceilings(runtimes.front(), options, progress, context.ceilings));
+  }
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    rows[i].roofline = roofline(configs[i % configs.size()], rows[i].work, context.ceilings);
   }
   std::cout << format_report(context, rows, format);
   if (!options.svg.empty()) QUIRE_RETURN_IF_ERROR(write_svg(options.svg, report_svg(context, rows)));

@@ -28,14 +28,14 @@ Result<Timing> measure(BenchProblem& problem, const TimingOptions& options) {
                 .repeats = static_cast<std::int32_t>(seconds.size())};
 }
 
-Roofline roofline(const BenchProblem& problem, const Ceilings& ceilings) {
-  const BenchConfig& config = problem.config();
+Roofline roofline(const BenchConfig& config, const Work& work, const Ceilings& ceilings) {
   // float16 has no product of its own on CPUs: it is computed in float32.
   const bool bfloat16 = config.dtype == DType::kBFloat16 && config.runtime.isa == Isa::kAvx512Bf16;
   const double peak = bfloat16 ? ceilings.bfloat16_flops : ceilings.float32_flops;
-  if (peak <= 0.0 || ceilings.dram_bytes <= 0.0) return {};
-  const double compute = problem.work().flops / peak;
-  const double memory = problem.work().bytes / ceilings.dram_bytes;
+  const bool known = config.runtime.backplane == Backplane::kCpu && peak > 0.0 && ceilings.dram_bytes > 0.0;
+  if (!known) return {};
+  const double compute = work.flops / peak;
+  const double memory = work.bytes / ceilings.dram_bytes;
   return {.known = true, .memory_bound = memory > compute, .floor_seconds = std::max(compute, memory)};
 }
 

@@ -36,6 +36,7 @@ struct Roofline {
   bool memory_bound = false;
   double floor_seconds = 0.0;
 };
-Roofline roofline(const BenchProblem& problem, const Ceilings& ceilings);
+// Unknown where the ceilings are, and on other devices than the CPU.
+Roofline roofline(const BenchConfig& config, const Work& work, const Ceilings& ceilings);
 
 }  // namespace quire::cli

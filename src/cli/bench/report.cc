@@ -17,6 +17,11 @@ double fraction(const BenchRow& row) {
                                                              : 0.0;
 }
 
+// Batches that were drawn from a trace have long specs; the commands below a table hold them whole.
+std::string shorten(const std::string& spec, std::size_t width) {
+  return spec.size() > width ? spec.substr(0, width - 1) + "…" : spec;
+}
+
 std::string refcheck_cell(const BenchRow& row) {
   if (!row.refcheck) return "";
   return (row.refcheck->passed() ? "ok, nmse " : "WRONG, nmse ") + short_number(row.refcheck->nmse);
@@ -34,7 +39,7 @@ Table readable_table(const std::vector<BenchRow>& rows) {
               .rows = {}};
   if (checked) table.header.emplace_back("float64");
   for (const BenchRow& row : rows) {
-    std::vector<std::string> cells = {row.batch, row.backend, row.dtype, row.kv_cache_dtype, row.runtime};
+    std::vector<std::string> cells = {shorten(row.batch, 40), row.backend, row.dtype, row.kv_cache_dtype, row.runtime};
     if (!row.error.empty()) {
       cells.push_back(row.error);
       cells.resize(table.header.size());
@@ -135,7 +140,7 @@ std::string report_svg(const BenchContext& context, const std::vector<BenchRow>&
                  .second_line = ceilings_line(context.ceilings),
                  .bars = {}};
   for (const BenchRow& row : rows) {
-    std::string label = row.batch.size() > 24 ? row.batch.substr(0, 23) + "…" : row.batch;
+    std::string label = shorten(row.batch, 24);
     label += " " + row.dtype + (row.kv_cache_dtype == "auto" ? "" : "/" + row.kv_cache_dtype);
     const double seconds = row.timing.median_seconds;
     std::string note = row.error;
