@@ -65,6 +65,7 @@ TEST(Command, WrongNamesListTheValidOnes) {
   EXPECT_TRUE(has(quire_command("explain --dtype int3"), "bfloat16"));
   EXPECT_TRUE(has(quire_command("bench --set nonsense"), "standard_decode"));
   EXPECT_EQ(quire_command("bench q0").status, 1);
+  EXPECT_TRUE(has(quire_command("bench q16 --device cuda"), "want cpu or reference"));
 }
 
 TEST(Backends, EveryFormatNamesEveryBackend) {
