@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "core/checked.h"
+#include "models/threads.h"
 
 namespace quire {
 namespace {
@@ -17,6 +18,18 @@ std::shared_ptr<std::byte[]> aligned_bytes(std::size_t bytes) {
   auto* data = static_cast<std::byte*>(::operator new(std::max<std::size_t>(bytes, 64), kAlignment, std::nothrow));
   if (data == nullptr) return nullptr;
   return {data, [](std::byte* memory) { ::operator delete (memory, std::align_val_t{64}); }};
+}
+
+// Attention of fewer products than this runs on one thread.
+constexpr std::int64_t kSerialProducts = std::int64_t{1} << 20;
+
+int threads_for(const BuilderConfig& config, const AttentionMetadata& metadata) {
+  std::int64_t pairs = 0;
+  for (std::size_t i = 0; i < metadata.seq_lens.size(); ++i) {
+    pairs += std::int64_t{metadata.query_start_loc[i + 1] - metadata.query_start_loc[i]} * metadata.seq_lens[i];
+  }
+  const std::int64_t width = config.head_size + (config.head_size_v == 0 ? config.head_size : config.head_size_v);
+  return pairs * config.num_heads * width < kSerialProducts ? 1 : omp_get_max_threads();
 }
 
 bool has_cache(AttentionType type) { return type == AttentionType::kDecoder || type == AttentionType::kEncoderDecoder; }
@@ -177,10 +190,13 @@ Status PagedAttention::begin_step(const CommonAttentionMetadata& common, const C
     const bool crossed = group.config.attn_type == AttentionType::kEncoderDecoder;
     if (crossed && cross == nullptr) return invalid_argument("cross: want the encoder's keys, got none");
     QUIRE_ASSIGN_OR_RETURN(group.metadata, group.builder->build(0, crossed ? *cross : common));
+    group.num_threads = threads_for(group.config, group.metadata);
   }
   std::size_t bytes = 0;
   for (const Layer& layer : layers_) {
-    bytes = std::max(bytes, layer.impl->workspace_bytes(groups_[layer.group].metadata));
+    const Group& group = groups_[layer.group];
+    const ThreadCount threads(group.num_threads);
+    bytes = std::max(bytes, layer.impl->workspace_bytes(group.metadata));
   }
   if (bytes > workspace_bytes_) {
     workspace_ = aligned_bytes(bytes);
@@ -196,6 +212,7 @@ Status PagedAttention::begin_step(const CommonAttentionMetadata& common, const C
 Status PagedAttention::run(std::int32_t index, const AttentionCall& call) {
   const auto start = std::chrono::steady_clock::now();
   Layer& layer = layers_[static_cast<std::size_t>(index)];
+  const ThreadCount threads(groups_[layer.group].num_threads);
   if (layer.spec.type == AttentionType::kDecoder) {
     if (call.rope != nullptr) {
       const RopeArgs rope{

@@ -93,6 +93,7 @@ class PagedAttention {
     BuilderConfig config;
     std::unique_ptr<AttentionMetadataBuilder> builder;
     AttentionMetadata metadata;
+    int num_threads = 1;
   };
   struct Layer {
     AttentionLayerSpec spec;

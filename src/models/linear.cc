@@ -11,6 +11,7 @@
 
 #include "core/checked.h"
 #include "core/convert.h"
+#include "models/threads.h"
 
 namespace quire {
 namespace {
@@ -27,6 +28,9 @@ dnnl::engine& cpu() {
 }
 
 Type type_of(DType dtype) { return dtype == DType::kBFloat16 ? Type::bf16 : Type::f32; }
+
+// A call with fewer products than this runs on one thread: waking others takes longer.
+constexpr std::int64_t kSerialProducts = std::int64_t{3} << 18;
 
 Status dnnl_error(const dnnl::error& error) { return internal_error(std::string("oneDNN: ") + error.what()); }
 
@@ -55,8 +59,10 @@ struct Linear::State {
   const dnnl::matmul& call(std::int64_t rows, DType to) {
     const auto key = std::pair(rows, to);
     auto found = calls.find(key);
-    if (found == calls.end()) found = calls.emplace(key, dnnl::matmul(describe(rows, to, weights.get_desc()))).first;
-    return found->second;
+    if (found != calls.end()) return found->second;
+    // oneDNN decides on its threads when a primitive is made.
+    const ThreadCount threads(rows * in * out < kSerialProducts ? 1 : omp_get_max_threads());
+    return calls.emplace(key, dnnl::matmul(describe(rows, to, weights.get_desc()))).first->second;
   }
 
   void load(const LinearWeights& source);
