@@ -22,11 +22,16 @@ std::vector<Isa> available_isas();
 // The ISA that QUIRE_ISA names (an unknown or missing one is an error), else the fastest available.
 Result<Isa> default_isa();
 
+// How CUDA kernels cut a row's keys. kBalanced gives every multiprocessor the same number of key tiles of the whole
+// batch; kFixed cuts at multiples of kSplitTokens, so that a row has the same bits whatever it is batched with.
+enum class KVSplits : std::uint8_t { kBalanced, kFixed };
+
 struct Runtime {
   Backplane backplane = Backplane::kCpu;
-  Isa isa = Isa::kScalar;  // kCpu only
-  int num_threads = 0;     // kCpu only; 0: as OpenMP decides
-  void* stream = nullptr;  // kCuda only: the caller's cudaStream_t
+  Isa isa = Isa::kScalar;                 // kCpu only
+  int num_threads = 0;                    // kCpu only; 0: as OpenMP decides
+  void* stream = nullptr;                 // kCuda only: the caller's cudaStream_t
+  KVSplits splits = KVSplits::kBalanced;  // kCuda only
 };
 // kCpu with the default ISA and OpenMP's thread count.
 Result<Runtime> default_runtime();

@@ -1,46 +1,210 @@
 // Chooses the kernels of an attention call and lays out their scratch.
 #include "cuda/attention.h"
 
+#include <algorithm>
+#include <bit>
 #include <string>
 
 #include "core/checked.h"
 #include "cuda/context.h"
+#include "cuda/kernel/combine.h"
+#include "cuda/kernel/decode.h"
 #include "cuda/kernel/plain.h"
+#include "cuda/kernel/tile.h"
+#include "cuda/tuning.h"
 
 namespace quire::cuda {
 namespace {
 
 constexpr std::int64_t kAlign = 256;
+constexpr auto kFloatBytes = static_cast<std::int64_t>(sizeof(float));
 
 bool is_differential(const AttentionArgs& args) { return args.kv.num_streams == 2; }
 
-// Where the parts of a call's scratch begin. Rows that a tail finishes are kept as float32.
-struct Scratch {
-  std::int64_t stream_rows = 0;  // [num_tokens, num_q_heads, 2 * head_size_v], differential
-  std::int64_t output_rows = 0;  // [num_tokens, num_q_heads * head_size_v], block-scaled output
-  std::int64_t bytes = 0;
-};
-
-Scratch scratch_of(const AttentionArgs& args) {
-  const std::int64_t values = static_cast<std::int64_t>(args.num_tokens) * args.num_q_heads * args.kv.head_size_v;
-  const auto floats = static_cast<std::int64_t>(sizeof(float));
-  Scratch scratch;
-  if (is_differential(args)) scratch.bytes = round_up(2 * values * floats, kAlign);
-  scratch.output_rows = scratch.bytes;
-  if (args.output_block_scale != nullptr) scratch.bytes += round_up(values * floats, kAlign);
-  return scratch;
+// q_heads, or pairs of q_heads, that share a kv head.
+std::int32_t group_size(const AttentionArgs& args) {
+  return args.num_q_heads / args.kv.num_streams / args.kv.num_kv_heads;
 }
 
-Status check_args(const AttentionArgs& args) {
-  if (args.num_seqs < 0 || args.num_tokens < 0) return invalid_argument("num_seqs, num_tokens: want >= 0");
-  const std::int32_t heads_a_row = args.kv.num_kv_heads * args.kv.num_streams;
-  if (args.kv.num_streams < 1 || args.kv.num_streams > 2 || heads_a_row <= 0 || args.num_q_heads % heads_a_row != 0) {
-    return invalid_argument("num_q_heads: want a multiple of " + std::to_string(heads_a_row) + " kv heads, got " +
-                            std::to_string(args.num_q_heads));
+// What the plan tells of the batch: bounds for the lengths that kernels find on the device.
+struct BatchBounds {
+  std::int32_t longest_query = 0;
+  std::int32_t shortest_query = 0;   // of those that one item covers
+  std::int64_t num_fixed_units = 0;  // key units of kSplitTokens
+};
+
+BatchBounds bounds_of(const AttentionArgs& args, const AttentionPlan& plan) {
+  if (plan.items.empty()) return {.longest_query = args.num_tokens, .shortest_query = 1};
+  BatchBounds bounds{.shortest_query = args.num_tokens};
+  for (const WorkItem& item : plan.items) {
+    bounds.longest_query = std::max(bounds.longest_query, item.token_begin + item.token_count);
+    if (item.token_begin == 0) bounds.shortest_query = std::min(bounds.shortest_query, item.token_count);
+    bounds.num_fixed_units += ceil_div(std::max(item.kv_end - item.kv_begin, 1), kSplitTokens) + 1;
   }
-  if (args.kv.head_size <= 0 || args.kv.head_size_v <= 0 || args.kv.block_size <= 0) {
-    return invalid_argument("kv: want head_size, head_size_v and block_size > 0");
+  return bounds;
+}
+
+// How the rows of the cache are aligned: to 16 bytes, to 4, or less.
+std::int64_t row_alignment(const KVSource& kv) {
+  const std::int64_t bytes = dtype_bytes(kv.dtype);
+  std::uint64_t bits = 16;
+  for (std::int32_t stream = 0; stream < kv.num_streams; ++stream) {
+    for (const KVRows* rows : {&kv.key[stream], &kv.value[stream]}) {
+      bits |= reinterpret_cast<std::uintptr_t>(rows->data);
+      bits |= static_cast<std::uint64_t>(rows->page_stride * bytes) |
+              static_cast<std::uint64_t>(rows->token_stride * bytes) |
+              static_cast<std::uint64_t>(rows->head_stride * bytes);
+    }
   }
+  return static_cast<std::int64_t>(bits & (~bits + 1));
+}
+
+// Whether every row starts within 2^32 - 1 units of its array.
+bool offsets_fit(const KVSource& kv, std::int64_t unit_bytes) {
+  for (std::int32_t stream = 0; stream < kv.num_streams; ++stream) {
+    for (const KVRows* rows : {&kv.key[stream], &kv.value[stream]}) {
+      const std::int64_t last = (kv.num_blocks - 1) * rows->page_stride + (kv.block_size - 1) * rows->token_stride +
+                                (kv.num_kv_heads - 1) * rows->head_stride;
+      if (last * dtype_bytes(kv.dtype) / unit_bytes >= 0xffffffff) return false;
+    }
+  }
+  return true;
+}
+
+// Whether split kernels can read this query and cache at all.
+bool fits_split(const AttentionArgs& args) {
+  const KVSource& kv = args.kv;
+  const bool is_narrow_dtype = dtype_bytes(kv.dtype) == 1;
+  const bool query_fits = is_narrow_dtype ? dtype_bytes(args.query_dtype) <= 2 : args.query_dtype == kv.dtype;
+  const std::int64_t alignment = row_alignment(kv);
+  return query_fits && args.variant.mm_prefix_ranges == nullptr && alignment >= (is_narrow_dtype ? 4 : 16) &&
+         offsets_fit(kv, alignment < 16 ? 4 : 16);
+}
+
+// One split kernel's part of a call.
+struct Stage {
+  SplitParams split;
+  std::int64_t table = 0;  // offsets in the scratch
+  std::int64_t states = 0;
+  std::int64_t partials = 0;
+};
+
+// A call, decided: what runs, and where its scratch is.
+struct Call {
+  BatchBounds bounds;
+  const DecodeKernel* decode = nullptr;
+  const TileKernel* tile = nullptr;
+  std::int32_t decode_rows = 0;  // requests with at most so many rows are the decode kernel's
+  Stage decode_stage;
+  Stage tile_stage;
+  std::int64_t stream_rows = 0;  // float [num_tokens, num_q_heads, 2 * head_size_v], plain differential
+  std::int64_t output_rows = 0;  // float [num_tokens, num_q_heads * head_size_v], block-scaled output
+  std::int64_t bytes = 0;
+
+  bool has_rest(const AttentionArgs& args) const {
+    return decode == nullptr || static_cast<std::int64_t>(bounds.longest_query) * group_size(args) > decode_rows;
+  }
+  bool uses_plain(const AttentionArgs& args) const { return has_rest(args) && tile == nullptr; }
+};
+
+void choose_decode(Call& call, const AttentionArgs& args, const Context& device) {
+  const KVSource& kv = args.kv;
+  const std::uint64_t query_bits = reinterpret_cast<std::uintptr_t>(args.query) |
+                                   static_cast<std::uint64_t>(args.query_token_stride * 2) |
+                                   static_cast<std::uint64_t>(args.query_head_stride * 2);
+  if (args.num_seqs > kMaxDecodeSeqs || (dtype_bytes(kv.dtype) == 2 && query_bits % 4 != 0)) return;
+  DecodeKey key{kv.dtype, kv.head_size, kv.head_size_v, kv.num_streams, 2};
+  const DecodeKernel* wide = find_decode_kernel(key);
+  key.row_tiles = 1;
+  const DecodeKernel* slim = find_decode_kernel(key);
+  const std::int32_t max_rows = wide != nullptr && !is_differential(args) ? 32 : 16;
+  const std::int64_t longest = static_cast<std::int64_t>(call.bounds.longest_query) * group_size(args);
+  const DecodeKernel* kernel = slim != nullptr && (wide == nullptr || longest <= 16) ? slim : wide;
+  if (kernel == nullptr || decode_shared_bytes(*kernel, args.num_seqs) > device.shared_bytes) return;
+  if (static_cast<std::int64_t>(call.bounds.shortest_query) * group_size(args) > max_rows) return;
+  call.decode = kernel;
+  call.decode_rows = max_rows;
+}
+
+void choose_tile(Call& call, const AttentionArgs& args, const Context& device) {
+  const KVSource& kv = args.kv;
+  const DType dtype = args.query_dtype == DType::kBFloat16 ? DType::kBFloat16 : DType::kFloat16;
+  const TileKernel* kernel = find_tile_kernel(
+      {dtype, static_cast<std::int32_t>(dtype_bytes(kv.dtype)), kv.head_size, kv.head_size_v, kv.num_streams});
+  if (kernel == nullptr || kernel->shared_bytes + 2048 > device.shared_bytes) return;
+  if (group_size(args) > kernel->rows / kv.num_streams) return;
+  call.tile = kernel;
+}
+
+std::int64_t take(Call& call, std::int64_t bytes) {
+  const std::int64_t begin = call.bytes;
+  call.bytes += round_up(bytes, kAlign);
+  return begin;
+}
+
+// Blocks of a grid that fills the device once.
+std::int32_t resident_blocks(const Context& device, int blocks, std::int64_t shared_bytes) {
+  const std::int64_t room = device.shared_bytes_all / (shared_bytes + 2048);
+  return device.multiprocessors * static_cast<std::int32_t>(std::clamp<std::int64_t>(room, 1, blocks));
+}
+
+// Fills in what the stages have in common; `workers` is how many the device runs at a time.
+void lay_out(Call& call, Stage& stage, const AttentionArgs& args, const Runtime& runtime, std::int32_t workers) {
+  ScheduleShape& shape = stage.split.shape;
+  const bool is_fixed = runtime.splits == KVSplits::kFixed;
+  shape.group = group_size(args);
+  if (is_fixed) shape.unit_keys = kSplitTokens;
+  shape.num_groups = std::max(workers / args.kv.num_kv_heads, 1);
+  const std::int64_t fixed_units = call.bounds.num_fixed_units + shape.num_entries;
+  shape.num_slots = static_cast<std::int32_t>((is_fixed ? fixed_units : 2 * shape.num_groups) * args.kv.num_kv_heads);
+  const auto block_size = static_cast<std::uint32_t>(args.kv.block_size);
+  stage.split.block_shift = std::has_single_bit(block_size) ? std::countr_zero(block_size) : -1;
+  stage.split.narrow_rows = row_alignment(args.kv) < 16;
+  const std::int64_t rows = static_cast<std::int64_t>(shape.num_slots) * stage.split.slot_rows;
+  stage.table = take(call, (shape.num_entries + 1) * std::int64_t{4});
+  stage.states = take(call, rows * 2 * kFloatBytes);
+  stage.partials = take(call, rows * args.kv.num_streams * args.kv.head_size_v * kFloatBytes);
+}
+
+void lay_out_decode(Call& call, const AttentionArgs& args, const Runtime& runtime, const Context& device) {
+  SplitParams& split = call.decode_stage.split;
+  split.slot_rows = 16 * call.decode->key.row_tiles;
+  split.stream_rows = 16;
+  split.shape.max_rows = call.decode_rows;
+  split.shape.num_entries = args.num_seqs;
+  const std::int64_t longest = static_cast<std::int64_t>(call.bounds.longest_query) * group_size(args);
+  split.combine_rows = static_cast<std::int32_t>(std::clamp<std::int64_t>(longest, 1, call.decode_rows));
+  lay_out(call, call.decode_stage, args, runtime,
+          resident_blocks(device, call.decode->blocks, decode_shared_bytes(*call.decode, args.num_seqs)));
+}
+
+void lay_out_tile(Call& call, const AttentionArgs& args, const Runtime& runtime, const Context& device) {
+  SplitParams& split = call.tile_stage.split;
+  split.slot_rows = call.tile->rows;
+  split.stream_rows = call.tile->rows / args.kv.num_streams;
+  if (call.decode != nullptr) split.shape.min_rows = call.decode_rows + 1;
+  split.shape.tokens_per_tile = split.stream_rows / group_size(args);
+  split.shape.num_entries = args.num_tokens / split.shape.tokens_per_tile + args.num_seqs;
+  split.combine_rows = split.stream_rows / 4;
+  lay_out(call, call.tile_stage, args, runtime, resident_blocks(device, call.tile->blocks, call.tile->shared_bytes));
+}
+
+Call plan_call(const AttentionArgs& args, const AttentionPlan& plan, const Runtime& runtime, const Context& device) {
+  Call call;
+  call.bounds = bounds_of(args, plan);
+  if (fits_split(args)) {
+    choose_decode(call, args, device);
+    if (call.has_rest(args)) choose_tile(call, args, device);
+  }
+  const std::int64_t values = static_cast<std::int64_t>(args.num_tokens) * args.num_q_heads * args.kv.head_size_v;
+  if (is_differential(args) && call.uses_plain(args)) call.stream_rows = take(call, 2 * values * kFloatBytes);
+  if (args.output_block_scale != nullptr) call.output_rows = take(call, values * kFloatBytes);
+  if (call.decode != nullptr) lay_out_decode(call, args, runtime, device);
+  if (call.tile != nullptr) lay_out_tile(call, args, runtime, device);
+  return call;
+}
+
+Status check_pointers(const AttentionArgs& args) {
   if (args.query == nullptr || args.output == nullptr || args.query_start_loc == nullptr || args.seq_lens == nullptr) {
     return invalid_argument("query, output, query_start_loc, seq_lens: want device pointers, got null");
   }
@@ -52,10 +216,26 @@ Status check_args(const AttentionArgs& args) {
       return invalid_argument("kv: want keys and values, got null");
     }
   }
+  return {};
+}
+
+Status check_args(const AttentionArgs& args) {
+  if (args.num_seqs < 0 || args.num_tokens < 0) return invalid_argument("num_seqs, num_tokens: want >= 0");
+  if (args.kv.num_streams < 1 || args.kv.num_streams > 2) {
+    return invalid_argument("kv.num_streams: want 1 or 2, got " + std::to_string(args.kv.num_streams));
+  }
+  const std::int32_t heads_a_row = args.kv.num_kv_heads * args.kv.num_streams;
+  if (heads_a_row <= 0 || args.num_q_heads <= 0 || args.num_q_heads % heads_a_row != 0) {
+    return invalid_argument("num_q_heads: want a multiple of the " + std::to_string(heads_a_row) + " kv heads, got " +
+                            std::to_string(args.num_q_heads));
+  }
+  if (args.kv.head_size <= 0 || args.kv.head_size_v <= 0 || args.kv.block_size <= 0) {
+    return invalid_argument("kv: want head_size, head_size_v and block_size > 0");
+  }
   if (is_float8(args.output_dtype) && args.output_scale <= 0.0f && args.output_block_scale == nullptr) {
     return invalid_argument("output_scale: want > 0 or block scales for a float8 output");
   }
-  return {};
+  return args.num_seqs > 0 && args.num_tokens > 0 ? check_pointers(args) : Status();
 }
 
 RowTarget output_target(const AttentionArgs& args) {
@@ -72,17 +252,21 @@ RowTarget float_target(void* data, std::int64_t heads, std::int64_t width) {
   return {.data = data, .token_stride = heads * width, .head_stride = width};
 }
 
-Status run_plain(const AttentionArgs& args, const RowTarget& target, std::byte* stream_rows, cudaStream_t stream) {
-  QUIRE_ASSIGN_OR_RETURN(const Context* device, context());
-  if (!is_differential(args)) return launch_plain({args, target, device->record_device}, stream);
+// The requests that no split kernel takes.
+Status run_plain(const AttentionArgs& args, const Call& call, const RowTarget& target, std::byte* scratch,
+                 const Context& device, cudaStream_t stream) {
+  PlainParams params{.args = args, .target = target, .record = device.record_device};
+  if (call.decode != nullptr) params.min_query_len = call.decode_rows / group_size(args) + 1;
+  if (!is_differential(args)) return launch_plain(params, stream);
   const std::int32_t width = 2 * args.kv.head_size_v;
-  QUIRE_RETURN_IF_ERROR(
-      launch_plain({args, float_target(stream_rows, args.num_q_heads, width), device->record_device}, stream));
-  RowTarget pairs = target;
-  pairs.head_stride *= 2;
-  return launch_differential_tail({.rows = reinterpret_cast<const float*>(stream_rows),
-                                   .token_end = args.query_start_loc + args.num_seqs,
-                                   .target = pairs,
+  std::byte* rows = scratch + call.stream_rows;
+  params.target = float_target(rows, args.num_q_heads, width);
+  QUIRE_RETURN_IF_ERROR(launch_plain(params, stream));
+  return launch_differential_tail({.rows = reinterpret_cast<const float*>(rows),
+                                   .query_start_loc = args.query_start_loc,
+                                   .num_seqs = args.num_seqs,
+                                   .min_query_len = params.min_query_len,
+                                   .target = target,
                                    .tail = args.differential,
                                    .num_tokens = args.num_tokens,
                                    .num_pairs = args.num_q_heads / 2,
@@ -90,30 +274,61 @@ Status run_plain(const AttentionArgs& args, const RowTarget& target, std::byte* 
                                   stream);
 }
 
+void bind_stage(Stage& stage, const AttentionArgs& args, const RowTarget& target, std::byte* scratch,
+                const Context& device) {
+  SplitParams& split = stage.split;
+  split.args = args;
+  split.target = target;
+  split.record = device.record_device;
+  split.table = reinterpret_cast<std::int32_t*>(scratch + stage.table);
+  split.partial_states = reinterpret_cast<float2*>(scratch + stage.states);
+  split.partial_rows = reinterpret_cast<float*>(scratch + stage.partials);
+}
+
+// All requests, into `target` (of q_heads, or of pairs).
+Status run(const AttentionArgs& args, Call& call, const RowTarget& target, std::byte* scratch, const Context& device,
+           cudaStream_t stream) {
+  if (call.decode != nullptr) {
+    bind_stage(call.decode_stage, args, target, scratch, device);
+    QUIRE_RETURN_IF_ERROR(launch_decode(*call.decode, call.decode_stage.split, stream));
+    QUIRE_RETURN_IF_ERROR(launch_combine(call.decode_stage.split, device, stream));
+  }
+  if (call.tile != nullptr) {
+    bind_stage(call.tile_stage, args, target, scratch, device);
+    QUIRE_RETURN_IF_ERROR(launch_tile(*call.tile, call.tile_stage.split, stream));
+    QUIRE_RETURN_IF_ERROR(launch_combine(call.tile_stage.split, device, stream));
+  }
+  return call.uses_plain(args) ? run_plain(args, call, target, scratch, device, stream) : Status();
+}
+
 }  // namespace
 
 Status check_available() { return context().status(); }
 
-std::size_t attention_workspace_bytes(const AttentionArgs& args, const AttentionPlan&, const Runtime&) {
-  return static_cast<std::size_t>(scratch_of(args).bytes);
+std::size_t attention_workspace_bytes(const AttentionArgs& args, const AttentionPlan& plan, const Runtime& runtime) {
+  const Result<const Context*> device = context();
+  if (!device.ok() || !check_args(args).ok()) return 0;
+  return static_cast<std::size_t>(plan_call(args, plan, runtime, **device).bytes);
 }
 
-Status attention(const AttentionArgs& args, const AttentionPlan&, const Runtime& runtime,
+Status attention(const AttentionArgs& args, const AttentionPlan& plan, const Runtime& runtime,
                  std::span<std::byte> workspace) {
   QUIRE_ASSIGN_OR_RETURN(const Context* device, context());
   QUIRE_RETURN_IF_ERROR(take_fault(*device));
   QUIRE_RETURN_IF_ERROR(check_args(args));
-  const Scratch scratch = scratch_of(args);
-  if (workspace.size() < static_cast<std::size_t>(scratch.bytes)) {
-    return resource_exhausted("workspace: want " + std::to_string(scratch.bytes) + " bytes, got " +
+  if (args.num_seqs == 0 || args.num_tokens == 0) return {};
+  Call call = plan_call(args, plan, runtime, *device);
+  if (workspace.size() < static_cast<std::size_t>(call.bytes)) {
+    return resource_exhausted("workspace: want " + std::to_string(call.bytes) + " bytes, got " +
                               std::to_string(workspace.size()));
   }
-  if (args.num_seqs == 0 || args.num_tokens == 0) return {};
   const auto stream = static_cast<cudaStream_t>(runtime.stream);
-  if (args.output_block_scale == nullptr) return run_plain(args, output_target(args), workspace.data(), stream);
-  std::byte* rows = workspace.data() + scratch.output_rows;
-  QUIRE_RETURN_IF_ERROR(
-      run_plain(args, float_target(rows, args.num_q_heads, args.kv.head_size_v), workspace.data(), stream));
+  RowTarget target = output_target(args);
+  std::byte* rows = workspace.data() + call.output_rows;
+  if (args.output_block_scale != nullptr) target = float_target(rows, args.num_q_heads, args.kv.head_size_v);
+  if (is_differential(args)) target.head_stride *= 2;
+  QUIRE_RETURN_IF_ERROR(run(args, call, target, workspace.data(), *device, stream));
+  if (args.output_block_scale == nullptr) return {};
   return launch_block_quant({.rows = reinterpret_cast<const float*>(rows),
                              .token_end = args.query_start_loc + args.num_seqs,
                              .num_tokens = args.num_tokens,

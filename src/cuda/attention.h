@@ -5,6 +5,7 @@
 #include <span>
 
 #include "quire/attention.h"
+#include "quire/ops.h"
 #include "quire/plan.h"
 #include "quire/runtime.h"
 #include "quire/status.h"
@@ -22,5 +23,8 @@ std::size_t attention_workspace_bytes(const AttentionArgs& args, const Attention
 // may be replayed with other lengths that stay within those bounds. Neither allocates nor waits.
 Status attention(const AttentionArgs& args, const AttentionPlan& plan, const Runtime& runtime,
                  std::span<std::byte> workspace);
+
+// Arguments have been checked, except for the tensors' memory, which is the device's.
+Status merge_attn_states(const MergeStatesArgs& args, const Runtime& runtime);
 
 }  // namespace quire::cuda

@@ -33,6 +33,7 @@ Result<const Context*> make_context(int device) {
   QUIRE_RETURN_IF_ERROR(read(cudaDevAttrComputeCapabilityMinor, made->minor));
   QUIRE_RETURN_IF_ERROR(read(cudaDevAttrMultiProcessorCount, made->multiprocessors));
   QUIRE_RETURN_IF_ERROR(read(cudaDevAttrMaxSharedMemoryPerBlockOptin, made->shared_bytes));
+  QUIRE_RETURN_IF_ERROR(read(cudaDevAttrMaxSharedMemoryPerMultiprocessor, made->shared_bytes_all));
   if (made->major < 8) {
     return unsupported("CUDA device " + std::to_string(device) + ": want compute capability >= 8.0, got " +
                        std::to_string(made->major) + "." + std::to_string(made->minor));

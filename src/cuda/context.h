@@ -17,6 +17,7 @@ struct Context {
   int minor = 0;
   int multiprocessors = 0;
   int shared_bytes = 0;           // that one block may have
+  int shared_bytes_all = 0;       // of a multiprocessor
   FaultRecord* record = nullptr;  // pinned host memory
   FaultRecord* record_device = nullptr;
 };

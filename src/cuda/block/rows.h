@@ -9,6 +9,8 @@
 namespace quire::cuda {
 
 constexpr unsigned kFullWarp = 0xffffffffu;
+constexpr float kLog2E = 1.4426950408889634f;
+constexpr float kLn2 = 0.6931471805599453f;
 
 // The checked lengths of one request. An invalid one has no rows.
 struct SeqLengths {
@@ -42,18 +44,19 @@ __device__ inline SeqLengths seq_lengths(const AttentionArgs& args, std::int32_t
 }
 
 // The request that `token` belongs to, -1 for padding.
-__device__ inline std::int32_t find_seq(const AttentionArgs& args, std::int32_t token) {
+__device__ inline std::int32_t find_seq(const std::int32_t* query_start_loc, std::int32_t num_seqs,
+                                        std::int32_t token) {
   std::int32_t low = 0;
-  std::int32_t high = args.num_seqs;
+  std::int32_t high = num_seqs;
   while (low < high) {  // the first seq whose rows end behind the token
     const std::int32_t middle = (low + high) / 2;
-    if (args.query_start_loc[middle + 1] > token) {
+    if (query_start_loc[middle + 1] > token) {
       high = middle;
     } else {
       low = middle + 1;
     }
   }
-  return low < args.num_seqs && args.query_start_loc[low] <= token ? low : -1;
+  return low < num_seqs && query_start_loc[low] <= token ? low : -1;
 }
 
 __device__ inline float warp_max(float value) {

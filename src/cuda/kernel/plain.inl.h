@@ -122,10 +122,10 @@ __global__ void __launch_bounds__(kPlainWarps * 32) plain_kernel(const __grid_co
   PlainRow row;
   row.token = static_cast<std::int32_t>(index / args.num_q_heads);
   row.q_head = static_cast<std::int32_t>(index % args.num_q_heads);
-  row.seq = find_seq(args, row.token);
+  row.seq = find_seq(args.query_start_loc, args.num_seqs, row.token);
   if (row.seq < 0) return;
   const SeqLengths lengths = seq_lengths(args, row.seq, params.record);
-  if (!lengths.valid || row.token < lengths.query_start) return;
+  if (!lengths.valid || row.token < lengths.query_start || lengths.query_len < params.min_query_len) return;
   row.row = row.token - lengths.query_start;
   row.context_len = lengths.context_len();
   row.stream = row.q_head % args.kv.num_streams;

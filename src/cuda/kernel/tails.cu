@@ -14,7 +14,9 @@ __global__ void __launch_bounds__(kWarps * 32)
     differential_tail(const __grid_constant__ DifferentialTailParams params) {
   const std::int64_t index = static_cast<std::int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
   if (index >= static_cast<std::int64_t>(params.num_tokens) * params.num_pairs) return;
-  if (index / params.num_pairs >= *params.token_end) return;
+  const auto token = static_cast<std::int32_t>(index / params.num_pairs);
+  const std::int32_t seq = find_seq(params.query_start_loc, params.num_seqs, token);
+  if (seq < 0 || params.query_start_loc[seq + 1] - params.query_start_loc[seq] < params.min_query_len) return;
   const std::int32_t lane = static_cast<std::int32_t>(threadIdx.x % 32);
   const float* first = params.rows + index * 2 * params.width;
   const float* second = first + params.width;
@@ -29,7 +31,7 @@ __global__ void __launch_bounds__(kWarps * 32)
       normed ? params.tail.post_scale / sqrtf(squares / static_cast<float>(params.width) + params.tail.eps) : 1.0f;
   for (std::int32_t d = lane; d < params.width; d += 32) {
     const float value = (first[d] - params.tail.lambda * second[d]) * norm;
-    store_value(params.target, index / params.num_pairs, index % params.num_pairs, d,
+    store_value(params.target, token, index % params.num_pairs, d,
                 normed ? value * params.tail.subln_weight[d] : value);
   }
 }

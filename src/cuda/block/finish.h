@@ -1,0 +1,80 @@
+// The end of a row: sink, normalisation, differential combine, log-sum-exp and store, by one warp.
+#pragma once
+
+#include "cuda/block/rows.h"
+#include "cuda/kernel/split.h"
+
+namespace quire::cuda {
+
+// Lane l holds elements l + 32 * i of the row; `largest` is in units of log 2.
+template <int kN>
+struct RowState {
+  float values[kN];
+  float largest = -INFINITY;
+  float sum = 0.0f;
+};
+
+// Adds a sink's logit to a row's softmax; `fade` is what the row's values are worth after that.
+__device__ inline void join_sink(float sink_logit, float& largest, float& sum, float& fade) {
+  const float sink = sink_logit * kLog2E;
+  const float raised = fmaxf(largest, sink);
+  if (raised == -INFINITY) return;
+  fade = exp2f(largest - raised);
+  sum = sum * fade + exp2f(sink - raised);
+  largest = raised;
+}
+
+// Divides by the sum, the sink included, applies the values' tensor scales and stores the row's log-sum-exp.
+template <int kN>
+__device__ void normalise_row(const AttentionArgs& args, std::int32_t token, std::int32_t q_head, RowState<kN>& row) {
+  const std::int32_t lane = static_cast<std::int32_t>(threadIdx.x % 32);
+  float fade = 1.0f;
+  if (args.variant.sinks != nullptr) join_sink(args.variant.sinks[q_head], row.largest, row.sum, fade);
+  const bool is_empty = row.sum == 0.0f;
+  const float norm = is_empty ? 0.0f : fade / row.sum;
+#pragma unroll
+  for (int i = 0; i < kN; ++i) {
+    const std::int32_t d = lane + 32 * i;
+    const std::int32_t part = args.kv.num_streams == 2 && d >= args.kv.head_size_v ? 1 : 0;
+    row.values[i] = is_empty ? 0.0f : row.values[i] * (norm * args.kv.value[part].tensor_scale);
+  }
+  if (args.lse != nullptr && lane == 0) {
+    args.lse[q_head * args.lse_head_stride + token] = is_empty ? -INFINITY : (row.largest + log2f(row.sum)) * kLn2;
+  }
+}
+
+// `group` is the q_head, or the pair of q_heads; rows[s] is stream s.
+template <int kStreams, int kN>
+__device__ void finish_row(const SplitParams& params, std::int32_t token, std::int32_t group,
+                           RowState<kN> (&rows)[kStreams]) {
+  const AttentionArgs& args = params.args;
+  const std::int32_t lane = static_cast<std::int32_t>(threadIdx.x % 32);
+  const std::int32_t width = kStreams * args.kv.head_size_v;
+#pragma unroll
+  for (int stream = 0; stream < kStreams; ++stream) {
+    normalise_row(args, token, group * kStreams + stream, rows[stream]);
+  }
+  float norm = 1.0f;
+  const float* weight = nullptr;
+  if constexpr (kStreams == 2) {
+    const DifferentialCombine& tail = args.differential;
+    float squares = 0.0f;
+#pragma unroll
+    for (int i = 0; i < kN; ++i) {
+      rows[0].values[i] -= tail.lambda * rows[1].values[i];
+      if (lane + 32 * i < width) squares += rows[0].values[i] * rows[0].values[i];
+    }
+    weight = tail.subln_weight;
+    squares = warp_sum(squares);
+    if (weight != nullptr) norm = tail.post_scale / sqrtf(squares / static_cast<float>(width) + tail.eps);
+  }
+#pragma unroll
+  for (int i = 0; i < kN; ++i) {
+    const std::int32_t d = lane + 32 * i;
+    if (d >= width) continue;
+    const float value = rows[0].values[i] * norm;
+    store_value(params.target, token, group, d, weight != nullptr ? value * weight[d] : value);
+  }
+}
+
+}  // namespace quire::cuda

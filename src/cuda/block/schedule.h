@@ -1,0 +1,157 @@
+// Schedule: cuts the key tiles of a batch into equal shares for the workers of a grid, on the device, from the lengths
+// that are there when the kernel runs.
+//
+// The work is a line of units: requests in order, for each its row tiles, for each its units of keys. Group g of n
+// takes units [g * total / n, (g + 1) * total / n); its num_kv_heads workers (blocks) take a kv head each, so that
+// neighbours read the rows of the same tokens, which are neighbours in memory. A run of units of one row tile is a
+// segment; a segment that is not all of them leaves a partial result that the combine kernel folds in ascending order.
+// Balanced units are single tiles, so the bounds depend on the batch; fixed units are kSplitTokens keys from position 0
+// and every unit is a segment of its own, so that a row has the same bits in any batch.
+#pragma once
+
+#include "cuda/block/rows.h"
+#include "cuda/kernel/split.h"
+#include "variant/logit.h"
+
+namespace quire::cuda {
+
+// One row tile.
+struct TileRows {
+  std::int32_t seq = 0;
+  std::int32_t first_token = 0;  // inside the request
+  std::int32_t num_tokens = 0;
+  SeqLengths lengths;
+  KeyRange keys;  // that any row sees
+  std::int32_t num_units = 0;
+};
+
+__device__ inline std::int32_t first_entry(const AttentionArgs& args, const ScheduleShape& shape, std::int32_t seq) {
+  return shape.tokens_per_tile == 0 ? seq : args.query_start_loc[seq] / shape.tokens_per_tile + seq;
+}
+
+// The row tile of an entry; num_units 0 where there is none.
+__device__ inline TileRows tile_rows(const AttentionArgs& args, const ScheduleShape& shape, std::int32_t seq,
+                                     std::int32_t tile, FaultRecord* record) {
+  TileRows rows;
+  rows.seq = seq;
+  rows.lengths = seq_lengths(args, seq, record);
+  const std::int64_t num_rows = static_cast<std::int64_t>(rows.lengths.query_len) * shape.group;
+  if (!rows.lengths.valid || num_rows < shape.min_rows || num_rows > shape.max_rows) return rows;
+  rows.first_token = tile * shape.tokens_per_tile;
+  if (rows.first_token >= rows.lengths.query_len) return rows;
+  const std::int32_t rest = rows.lengths.query_len - rows.first_token;
+  rows.num_tokens = shape.tokens_per_tile == 0 ? rest : min(rest, shape.tokens_per_tile);
+  const RowSpan span{rows.first_token, rows.first_token + rows.num_tokens - 1, rows.lengths.context_len()};
+  rows.keys = fold_clip(terms_of(args.variant, seq), {0, rows.lengths.seq_len}, span);
+  const std::int32_t begin = rows.keys.begin / shape.unit_keys * shape.unit_keys;
+  rows.num_units = max((rows.keys.end - begin + shape.unit_keys - 1) / shape.unit_keys, 1);
+  return rows;
+}
+
+// The request whose entries hold `entry`.
+__device__ inline std::int32_t seq_of_entry(const AttentionArgs& args, const ScheduleShape& shape, std::int32_t entry) {
+  if (shape.tokens_per_tile == 0) return entry;
+  std::int32_t low = 0;
+  std::int32_t high = args.num_seqs - 1;
+  while (low < high) {
+    const std::int32_t middle = (low + high + 1) / 2;
+    if (first_entry(args, shape, middle) <= entry) {
+      low = middle;
+    } else {
+      high = middle - 1;
+    }
+  }
+  return low;
+}
+
+// table[e] = units before entry e, e in [0, num_entries]; called by all kThreads threads, `scratch` holds 32 ints.
+template <int kThreads>
+__device__ void build_table(const AttentionArgs& args, const ScheduleShape& shape, std::int32_t* table,
+                            std::int32_t* scratch, FaultRecord* record) {
+  const int thread = static_cast<int>(threadIdx.x);
+  std::int32_t carry = 0;
+  for (std::int32_t base = 0; base < shape.num_entries; base += kThreads) {
+    const std::int32_t entry = base + thread;
+    std::int32_t units = 0;
+    if (entry < shape.num_entries) {
+      const std::int32_t seq = seq_of_entry(args, shape, entry);
+      const std::int32_t tile = entry - first_entry(args, shape, seq);
+      if (tile >= 0) units = tile_rows(args, shape, seq, tile, record).num_units;
+    }
+    std::int32_t sum = units;
+#pragma unroll
+    for (int offset = 1; offset < 32; offset *= 2) {
+      const std::int32_t other = __shfl_up_sync(kFullWarp, sum, offset);
+      if (thread % 32 >= offset) sum += other;
+    }
+    if (thread % 32 == 31) scratch[thread / 32] = sum;
+    __syncthreads();
+    std::int32_t before = carry;
+    std::int32_t total = carry;
+#pragma unroll
+    for (int warp = 0; warp < kThreads / 32; ++warp) {
+      if (warp < thread / 32) before += scratch[warp];
+      total += scratch[warp];
+    }
+    if (entry < shape.num_entries) table[entry] = before + sum - units;
+    carry = total;
+    __syncthreads();
+  }
+  if (thread == 0) table[shape.num_entries] = carry;
+  __syncthreads();
+}
+
+// The entry that holds unit `unit` of the line.
+__device__ inline std::int32_t entry_of_unit(const std::int32_t* table, std::int32_t num_entries, std::int32_t unit) {
+  std::int32_t low = 0;
+  std::int32_t high = num_entries - 1;
+  while (low < high) {  // the last entry that begins at or before the unit and is not empty
+    const std::int32_t middle = (low + high + 1) / 2;
+    if (table[middle] <= unit) {
+      low = middle;
+    } else {
+      high = middle - 1;
+    }
+  }
+  return low;
+}
+
+__device__ inline std::int32_t first_unit_of_group(std::int32_t group, std::int32_t total, std::int32_t num_groups) {
+  return static_cast<std::int32_t>(static_cast<std::int64_t>(group) * total / num_groups);
+}
+
+__device__ inline std::int32_t group_of_unit(std::int32_t unit, std::int32_t total, std::int32_t num_groups) {
+  return static_cast<std::int32_t>(((static_cast<std::int64_t>(unit) + 1) * num_groups - 1) / total);
+}
+
+// Some units of one row tile, for the worker's kv head.
+struct Segment {
+  TileRows rows;
+  std::int32_t kv_head = 0;
+  std::int32_t num_units = 0;
+  KeyRange keys;           // of the segment, begin a multiple of the unit or the tile
+  std::int32_t slot = -1;  // of the partial result; -1: the segment is whole and writes the output
+};
+
+// The segment that begins at `unit`.
+__device__ inline Segment segment_at(const AttentionArgs& args, const ScheduleShape& shape, const std::int32_t* table,
+                                     std::int32_t unit, KeyRange units_of_group, std::int32_t worker,
+                                     FaultRecord* record) {
+  Segment segment;
+  const std::int32_t entry = entry_of_unit(table, shape.num_entries, unit);
+  const std::int32_t seq = seq_of_entry(args, shape, entry);
+  segment.rows = tile_rows(args, shape, seq, entry - first_entry(args, shape, seq), record);
+  segment.kv_head = worker % args.kv.num_kv_heads;
+  const std::int32_t num_units = max(segment.rows.num_units, 1);
+  const std::int32_t first = unit - table[entry];
+  segment.num_units = shape.is_fixed() ? 1 : min(num_units - first, units_of_group.end - unit);
+  const std::int32_t begin = segment.rows.keys.begin / shape.unit_keys * shape.unit_keys + first * shape.unit_keys;
+  segment.keys = {begin, min(begin + segment.num_units * shape.unit_keys, segment.rows.keys.end)};
+  if (segment.num_units < num_units) {
+    segment.slot = shape.is_fixed() ? unit * args.kv.num_kv_heads + segment.kv_head
+                                    : 2 * worker + (unit == units_of_group.begin ? 0 : 1);
+  }
+  return segment;
+}
+
+}  // namespace quire::cuda

@@ -1,0 +1,11 @@
+// Launches the combine kernel behind a split kernel.
+#pragma once
+
+#include "cuda/context.h"
+#include "cuda/kernel/split.h"
+
+namespace quire::cuda {
+
+Status launch_combine(const SplitParams& params, const Context& device, cudaStream_t stream);
+
+}  // namespace quire::cuda

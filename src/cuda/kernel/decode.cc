@@ -1,0 +1,54 @@
+// Finds and launches decode instances.
+#include "cuda/kernel/decode.h"
+
+#include <array>
+
+#include "cuda/kernel/decode_instances.h"
+
+namespace quire::cuda {
+namespace {
+
+std::array<DecodeInstances, 3> instances_of(DType kv) {
+  switch (kv) {
+    case DType::kBFloat16:
+      return {decode_small_bf16(), decode_middle_bf16(), decode_large_bf16()};
+    case DType::kFloat16:
+      return {decode_small_f16(), decode_middle_f16(), decode_large_f16()};
+    case DType::kFloat8E4M3:
+      return {decode_small_e4m3(), decode_middle_e4m3(), decode_large_e4m3()};
+    case DType::kInt8:
+      return {decode_small_int8(), decode_middle_int8(), decode_large_int8()};
+    default:
+      return {};
+  }
+}
+
+}  // namespace
+
+const DecodeKernel* find_decode_kernel(const DecodeKey& key) {
+  for (const DecodeInstances instances : instances_of(key.kv)) {
+    for (const DecodeKernel& kernel : instances) {
+      if (kernel.key == key) return &kernel;
+    }
+  }
+  return nullptr;
+}
+
+std::int64_t decode_shared_bytes(const DecodeKernel& kernel, std::int32_t num_seqs) {
+  return kernel.shared_bytes + (32 + static_cast<std::int64_t>(num_seqs) + 1) * 4;
+}
+
+Status launch_decode(const DecodeKernel& kernel, const SplitParams& params, cudaStream_t stream) {
+  const auto shared = static_cast<int>(decode_shared_bytes(kernel, params.args.num_seqs));
+  QUIRE_CUDA_RETURN_IF_ERROR(
+      cudaFuncSetAttribute(kernel.function, cudaFuncAttributeMaxDynamicSharedMemorySize, shared));
+  const auto blocks = static_cast<unsigned>(params.shape.num_groups * params.args.kv.num_kv_heads);
+  SplitParams copy = params;
+  void* arguments[] = {&copy};
+  QUIRE_CUDA_RETURN_IF_ERROR(cudaLaunchKernel(kernel.function, dim3(blocks),
+                                              dim3(static_cast<unsigned>(kernel.threads)), arguments,
+                                              static_cast<std::size_t>(shared), stream));
+  return {};
+}
+
+}  // namespace quire::cuda

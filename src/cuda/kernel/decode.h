@@ -1,0 +1,36 @@
+// The decode kernel's compiled instances, and their launch.
+#pragma once
+
+#include "cuda/context.h"
+#include "cuda/kernel/split.h"
+
+namespace quire::cuda {
+
+// What selects an instance.
+struct DecodeKey {
+  DType kv = DType::kBFloat16;
+  std::int32_t head_size = 0;
+  std::int32_t head_size_v = 0;
+  std::int32_t num_streams = 1;
+  std::int32_t row_tiles = 1;
+  friend bool operator==(const DecodeKey&, const DecodeKey&) = default;
+};
+
+struct DecodeKernel {
+  DecodeKey key;
+  const void* function = nullptr;
+  int blocks = 1;  // a multiprocessor
+  int threads = 128;
+  int shared_bytes = 0;  // without the table
+};
+
+// Null if there is no such instance.
+const DecodeKernel* find_decode_kernel(const DecodeKey& key);
+
+// What a block of a launch for `num_seqs` requests takes.
+std::int64_t decode_shared_bytes(const DecodeKernel& kernel, std::int32_t num_seqs);
+
+// The grid is params.shape.num_groups groups of a block a kv head.
+Status launch_decode(const DecodeKernel& kernel, const SplitParams& params, cudaStream_t stream);
+
+}  // namespace quire::cuda

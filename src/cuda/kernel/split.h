@@ -1,0 +1,44 @@
+// What the split-KV kernels (decode, tile, combine) share: how their work is cut, and their parameters.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include "core/macros.h"
+#include "cuda/kernel/plain.h"
+#include "quire/plan.h"
+
+namespace quire::cuda {
+
+constexpr std::int32_t kTileKeys = 64;
+
+// What the host knows of the work of one kernel.
+struct ScheduleShape {
+  std::int32_t group = 1;     // rows of a token: q_heads (or pairs) of a kv head
+  std::int32_t min_rows = 1;  // requests with fewer or more rows are another kernel's
+  std::int32_t max_rows = 0x7fffffff;
+  std::int32_t tokens_per_tile = 0;  // 0: a request is one row tile
+  std::int32_t unit_keys = kTileKeys;
+  std::int32_t num_entries = 0;  // row tiles, unused ones included
+  std::int32_t num_groups = 0;   // groups of num_kv_heads workers
+  std::int32_t num_slots = 0;    // partial results that there is room for
+
+  QUIRE_HD bool is_fixed() const { return unit_keys == kSplitTokens; }
+};
+
+struct SplitParams {
+  AttentionArgs args;
+  RowTarget target;  // of (token, q_head) rows of head_size_v elements; differential: (token, pair) rows of both values
+  ScheduleShape shape;
+  FaultRecord* record = nullptr;
+  // Partial results of segments: row r of slot s at (s * slot_rows + r).
+  float* partial_rows = nullptr;     // [num_slots, slot_rows, width], not normalised
+  float2* partial_states = nullptr;  // [num_slots, slot_rows]: largest logit in units of log 2, sum of weights
+  std::int32_t* table = nullptr;     // [num_entries + 1] units before each entry
+  std::int32_t slot_rows = 0;
+  std::int32_t stream_rows = 0;   // rows of a stream in a slot
+  std::int32_t combine_rows = 1;  // rows of a tile that the combine kernel folds side by side
+  std::int32_t block_shift = -1;  // log2 of the block size where it is a power of two
+  bool narrow_rows = false;       // rows of the cache are aligned to 4 bytes, not to 16
+};
+
+}  // namespace quire::cuda
