@@ -59,4 +59,16 @@ Status copy_to_device(void* device, const void* host, std::size_t bytes, void* s
 Status copy_to_host(void* host, const void* device, std::size_t bytes, void* stream);
 Status fill(void* device, unsigned char value, std::size_t bytes, void* stream);
 
+// The operations of quire/kv_cache.h on device memory, in the stream's order, with the same meaning. What the host
+// cannot see (slots, positions) is checked by the kernels: a bad one stores nothing and is a fault that check()
+// reports. Two tokens of one call that name the same slot leave either's row.
+Status reshape_and_cache_flash(const TensorView& key, const TensorView& value, const KVSource& cache,
+                               const TensorView& slot_mapping, void* stream);
+Status rope_and_cache_flash(const RopeArgs& rope, const TensorView& key, const TensorView& value, const KVSource& cache,
+                            const TensorView& slot_mapping, void* stream);
+// Either side may be on the host. Pairs are host memory.
+Status swap_blocks(const KVSource& source, const KVSource& destination, std::span<const BlockPair> pairs, void* stream);
+// A block may be a source and a destination unless pairs form a cycle, which is kUnsupported.
+Status copy_blocks(std::span<const KVSource> caches, std::span<const BlockPair> pairs, void* stream);
+
 }  // namespace quire::cuda

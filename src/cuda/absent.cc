@@ -23,8 +23,19 @@ Status copy_to_device(void*, const void*, std::size_t, void*) { return absent();
 Status copy_to_host(void*, const void*, std::size_t, void*) { return absent(); }
 Status fill(void*, unsigned char, std::size_t, void*) { return absent(); }
 
+Status reshape_and_cache_flash(const TensorView&, const TensorView&, const KVSource&, const TensorView&, void*) {
+  return absent();
+}
+Status rope_and_cache_flash(const RopeArgs&, const TensorView&, const TensorView&, const KVSource&, const TensorView&,
+                            void*) {
+  return absent();
+}
+Status swap_blocks(const KVSource&, const KVSource&, std::span<const BlockPair>, void*) { return absent(); }
+Status copy_blocks(std::span<const KVSource>, std::span<const BlockPair>, void*) { return absent(); }
+
 Status check_available() { return absent(); }
 std::size_t attention_workspace_bytes(const AttentionArgs&, const AttentionPlan&, const Runtime&) { return 0; }
 Status attention(const AttentionArgs&, const AttentionPlan&, const Runtime&, std::span<std::byte>) { return absent(); }
+Status merge_attn_states(const MergeStatesArgs&, const Runtime&) { return absent(); }
 
 }  // namespace quire::cuda
