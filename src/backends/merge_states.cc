@@ -6,6 +6,7 @@
 #include <string>
 
 #include "core/convert.h"
+#include "cuda/attention.h"
 #include "quire/ops.h"
 
 namespace quire {
@@ -79,8 +80,8 @@ void merge_row(const MergeStatesArgs& args, std::int64_t token, std::int64_t hea
 }  // namespace
 
 Status merge_attn_states(const MergeStatesArgs& args, const Runtime& runtime) {
-  if (runtime.backplane == Backplane::kCuda) return check_backplane(runtime);
   QUIRE_RETURN_IF_ERROR(check_merge(args));
+  if (runtime.backplane == Backplane::kCuda) return cuda::merge_attn_states(args, runtime);
   const std::int64_t tokens = args.output.size(0);
   const std::int64_t with_context = args.prefill_tokens_with_context < 0 ? tokens : args.prefill_tokens_with_context;
   for (std::int64_t head = 0; head < args.output.size(1); ++head) {

@@ -3,6 +3,7 @@
 
 #include "backends/attention_args.h"
 #include "cpu/attention.h"
+#include "cuda/attention.h"
 #include "quire/ops.h"
 #include "reference/attention.h"
 
@@ -19,19 +20,24 @@ Status check_backplane(const Runtime& runtime) {
       return unsupported("runtime.isa: " + std::string(isa_name(runtime.isa)) +
                          " is not available in this build and on this processor");
     case Backplane::kCuda:
-      return unsupported("runtime.backplane: this build has no CUDA kernels, want cpu or reference, got cuda");
+      return unsupported(
+          "runtime.backplane: layers of backends have no CUDA kernels behind them yet (paged_attention, "
+          "merge_attn_states and the operations of quire/cuda.h have), want cpu or reference, got cuda");
   }
   return invalid_argument("runtime.backplane: want reference, cpu or cuda, got " +
                           std::to_string(static_cast<int>(runtime.backplane)));
 }
 
 std::size_t attention_workspace_bytes(const AttentionArgs& args, const AttentionPlan& plan, const Runtime& runtime) {
+  if (runtime.backplane == Backplane::kCuda) return cuda::attention_workspace_bytes(args, plan, runtime);
   if (runtime.backplane != Backplane::kCpu) return 0;
   return cpu::attention_workspace_bytes(args, plan, runtime);
 }
 
 Status paged_attention(const AttentionArgs& args, const AttentionPlan& plan, const Runtime& runtime,
                        std::span<std::byte> workspace) {
+  // What the arguments point to is on the device then, and is checked there.
+  if (runtime.backplane == Backplane::kCuda) return cuda::attention(args, plan, runtime, workspace);
   QUIRE_RETURN_IF_ERROR(backends::check_attention_args(args));
   switch (runtime.backplane) {
     case Backplane::kReference:

@@ -175,7 +175,6 @@ TEST(PagedAttention, BadArgumentsAreNamed) {
       {"args.kv.key: want strides >= 0", [](SharedPrefixBatch& b) { b.args.kv.key[0].page_stride = -1; }},
       {"args.variant.softcap", [](SharedPrefixBatch& b) { b.args.variant.softcap = -1.0f; }},
       {"args.variant.alibi_slopes", [](SharedPrefixBatch& b) { b.args.variant.alibi = AlibiKind::kLinear; }},
-      {"no CUDA kernels", [](SharedPrefixBatch& b) { b.runtime.backplane = Backplane::kCuda; }},
   };
   for (const auto& [text, change] : cases) {
     SharedPrefixBatch batch(test_runtimes().front());
