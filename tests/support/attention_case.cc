@@ -333,6 +333,31 @@ float AttentionCase::lse(std::int32_t q_head, std::int32_t token) const {
   return args_.lse[q_head * args_.lse_head_stride + token];
 }
 
+std::vector<std::span<std::byte>> AttentionCase::inputs() {
+  std::vector<std::span<std::byte>> parts;
+  const auto add = [&](auto& values) { parts.push_back(std::as_writable_bytes(std::span(values))); };
+  add(query_start_loc_);
+  add(seq_lens_);
+  add(kv_start_);
+  add(block_table_);
+  add(alibi_slopes_);
+  add(sinks_);
+  add(mm_ranges_);
+  add(tree_size_);
+  add(tree_mask_offset_);
+  add(tree_mask_);
+  add(tree_bias_offset_);
+  add(tree_bias_);
+  add(subln_weight_);
+  add(shape_.causal_per_seq);
+  for (const GuardedBuffer* buffer : {&query_, &cache_, &k_scales_, &v_scales_}) parts.push_back(buffer->bytes());
+  return parts;
+}
+
+std::vector<std::span<std::byte>> AttentionCase::outputs() {
+  return {output_.bytes(), block_scales_.bytes(), lse_.bytes()};
+}
+
 bool AttentionCase::is_memory_intact() const {
   for (const GuardedBuffer* buffer :
        {&query_, &cache_, &k_scales_, &v_scales_, &output_, &block_scales_, &lse_, &workspace_}) {

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -94,6 +95,9 @@ class AttentionCase {
   // Raw bytes of a token's output and of its lse, for comparisons bit by bit.
   std::vector<unsigned char> row_bits(std::int32_t token) const;
   float lse(std::int32_t q_head, std::int32_t token) const;
+  // Everything that args() may point into, for a copy on a device: what kernels read, and what they write.
+  std::vector<std::span<std::byte>> inputs();
+  std::vector<std::span<std::byte>> outputs();
   // Guards of all buffers are intact and the padding rows are untouched.
   bool is_memory_intact() const;
 
@@ -155,5 +159,7 @@ struct Comparison {
 // Compares the outputs that run() left with the float64 reference; `isa_has_bf16_dot` widens the bound where bf16
 // weights enter a dot product.
 Comparison compare_with_reference(const AttentionCase& c, bool isa_has_bf16_dot);
+// The same for kernels that round softmax weights to 16 bits wherever queries or the cache are narrower than float32.
+Comparison compare_tensor_cores_with_reference(const AttentionCase& c);
 
 }  // namespace quire::testing

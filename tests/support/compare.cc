@@ -50,9 +50,13 @@ std::vector<double> norm_gain(const AttentionCase& c) {
   return gain;
 }
 
-}  // namespace
+// What 16-bit matrix products round weights by.
+double tensor_core_rounding(const AttentionCase& c) {
+  if (c.args().kv.dtype == DType::kFloat32) return 0x1p-20;
+  return c.shape().dtype == DType::kBFloat16 ? 0x1p-8 : 0x1p-11;
+}
 
-Comparison compare_with_reference(const AttentionCase& c, bool isa_has_bf16_dot) {
+Comparison compare(const AttentionCase& c, double weight_rounding) {
   const AttentionArgs& args = c.args();
   const std::size_t width = static_cast<std::size_t>(args.num_q_heads) * static_cast<std::size_t>(args.kv.head_size_v);
   const auto tokens = static_cast<std::size_t>(args.num_tokens);
@@ -63,7 +67,7 @@ Comparison compare_with_reference(const AttentionCase& c, bool isa_has_bf16_dot)
 
   // Logits: float32 sums over head_size products, whose errors add up like a random walk, and a few roundings more.
   const double logit_error = 0x1p-24 * (std::sqrt(c.shape().head_size) + 8.0) * std::max(1.0, c.largest_logit());
-  const double weight_error = (weights_are_bf16(c, isa_has_bf16_dot) ? 0x1p-8 : 0x1p-20) + 2.0 * logit_error;
+  const double weight_error = weight_rounding + 2.0 * logit_error;
   const double out_unit = rounding_unit(args.output_dtype);
   const double streams = args.kv.num_streams == 2 ? 2.0 : 1.0;
   Comparison result;
@@ -111,5 +115,13 @@ Comparison compare_with_reference(const AttentionCase& c, bool isa_has_bf16_dot)
   }
   return result;
 }
+
+}  // namespace
+
+Comparison compare_with_reference(const AttentionCase& c, bool isa_has_bf16_dot) {
+  return compare(c, weights_are_bf16(c, isa_has_bf16_dot) ? 0x1p-8 : 0x1p-20);
+}
+
+Comparison compare_tensor_cores_with_reference(const AttentionCase& c) { return compare(c, tensor_core_rounding(c)); }
 
 }  // namespace quire::testing

@@ -1,0 +1,84 @@
+// Generated attention cases on the device against the float64 reference: any shape, and shapes of the fast kernels.
+// QUIRE_PROPERTY_CASES sets their number (default 3,000 of each kind), QUIRE_PROPERTY_SEED the first seed.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstdlib>
+#include <string>
+
+#include "gpu/device_case.h"
+
+namespace quire::testing {
+namespace {
+
+constexpr std::uint64_t kShards = 8;
+
+std::uint64_t environment_number(const char* name, std::uint64_t fallback) {
+  const char* text = std::getenv(name);
+  return text == nullptr ? fallback : std::strtoull(text, nullptr, 10);
+}
+
+// A random shape with a head size, a dtype and lengths that the split kernels take.
+CaseShape fast_shape(std::uint64_t seed) {
+  CaseShape shape = random_shape(seed);
+  Random random(seed ^ 0xfa57);
+  if (shape.dtype == DType::kFloat32) {
+    shape.dtype = DType::kBFloat16;
+    if (shape.output_dtype == DType::kFloat32) shape.output_dtype = DType::kBFloat16;
+  }
+  const DType model = shape.dtype;
+  const bool mixed = (shape.cache_dtype == KVCacheDType::kFloat16 && model != DType::kFloat16) ||
+                     (shape.cache_dtype == KVCacheDType::kBFloat16 && model != DType::kBFloat16) ||
+                     shape.cache_dtype == KVCacheDType::kFloat32;
+  if (mixed) shape.cache_dtype = KVCacheDType::kAuto;
+  shape.head_size = random.pick({64, 96, 128, 128, 192, 256});
+  if (shape.is_differential()) shape.head_size = 64;
+  shape.head_size_v = shape.head_size == 192 && shape.format == KVCacheFormat::kPackedKV ? 128 : shape.head_size;
+  shape.scale = static_cast<float>(1.0 / std::sqrt(shape.head_size));
+  shape.mm_ranges = 0;
+  if (shape.block_size < 8) shape.block_size = 16;
+  // Every fourth batch has a long request, so that its keys are split over many blocks.
+  if (random.chance(0.25) && !shape.requests.empty() && shape.requests[0].tree_parents.empty()) {
+    shape.requests[0].seq_len += random.between(500, 3000);
+  }
+  return shape;
+}
+
+void check_case(const CaseShape& shape, KVSplits splits) {
+  AttentionCase c(shape);
+  DeviceCase device(c);
+  const std::string what = describe(shape);
+  const Runtime runtime{.backplane = Backplane::kCuda, .splits = splits};
+  const Status status = device.run(runtime);
+  ASSERT_TRUE(status.ok()) << status.to_string() << "\n" << what;
+  const Comparison result = compare_tensor_cores_with_reference(c);
+  EXPECT_LE(result.worst_ratio, 1.0) << what;
+  EXPECT_LE(result.nmse, result.nmse_bound) << what;
+  EXPECT_LE(result.worst_lse, result.lse_bound) << what;
+  EXPECT_TRUE(device.is_memory_intact()) << what;
+}
+
+class GpuProperty : public ::testing::TestWithParam<std::uint64_t> {
+ protected:
+  void SetUp() override {
+    if (const std::string missing = missing_device(); !missing.empty()) GTEST_SKIP() << missing;
+  }
+
+  template <class Shape>
+  void run(Shape&& shape_of) {
+    const std::uint64_t cases = environment_number("QUIRE_PROPERTY_CASES", 3000);
+    const std::uint64_t first = environment_number("QUIRE_PROPERTY_SEED", 1);
+    for (std::uint64_t i = GetParam(); i < cases; i += kShards) {
+      check_case(shape_of(first + i), i / kShards % 4 == 0 ? KVSplits::kFixed : KVSplits::kBalanced);
+      ASSERT_FALSE(HasFatalFailure()) << "seed " << first + i;
+    }
+  }
+};
+
+TEST_P(GpuProperty, AnyShapeEqualsFloat64) { run(random_shape); }
+TEST_P(GpuProperty, FastShapesEqualFloat64) { run(fast_shape); }
+
+INSTANTIATE_TEST_SUITE_P(Shards, GpuProperty, ::testing::Range<std::uint64_t>(0, kShards));
+
+}  // namespace
+}  // namespace quire::testing
