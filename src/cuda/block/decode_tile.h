@@ -161,7 +161,6 @@ struct DecodeLoader {
 struct DecodeRow {
   std::int32_t q_head = 0;
   std::int32_t row = 0;  // token inside the request
-  KeyRange seen;
 };
 
 // Fragments and running softmax of a warp.
@@ -220,7 +219,6 @@ __device__ QUIRE_INLINE void load_queries(const AttentionArgs& args, const Segme
       const bool valid = r < num_rows;
       row.row = segment.rows.first_token + (valid ? r / group : 0);
       row.q_head = (segment.kv_head * group + (valid ? r % group : 0)) * Shape::kStreams + stream;
-      row.seen = keys_of_row(how, row.row);
       const std::int64_t base =
           (segment.rows.lengths.query_start + row.row) * args.query_token_stride + row.q_head * args.query_head_stride;
       float lift = 1.0f;

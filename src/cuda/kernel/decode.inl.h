@@ -15,6 +15,23 @@
 
 namespace quire::cuda {
 
+// Scores to logits in units of log 2, hidden keys to -inf. Few tiles of a long cache are masked, and registers for the
+// rows' intervals cost more than a call there.
+template <class Shape>
+__device__ QUIRE_INLINE void fold_terms(const TileTerms& how, std::int32_t first_key, const DecodeRow (&rows)[2],
+                                        float (&scores)[Shape::kKeys / 8][4]) {
+  const bool masked = first_key < how.interior.begin || first_key + Shape::kKeys > how.interior.end;
+  if (!masked && !how.has_logit_terms) return;
+  const std::int32_t first = first_key + static_cast<std::int32_t>(threadIdx.x % 4) * 2;
+#pragma unroll
+  for (int n = 0; n < Shape::kKeys / 8; ++n) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      scores[n][i] = logit_of(how, first + 8 * n + i % 2, rows[i / 2].row, rows[i / 2].q_head, scores[n][i]);
+    }
+  }
+}
+
 // One online softmax step of a row tile: scores become weights, the state moves to the new maximum.
 template <class Shape>
 __device__ QUIRE_INLINE void softmax_step(DecodeState<Shape>& state, int tile, float (&scores)[2][4]) {
@@ -128,7 +145,7 @@ __device__ QUIRE_INLINE void fold_tile(const TileTerms& how, bool scaled, std::i
     score_tile<Shape>(state.query[tile], stage + static_cast<std::uint32_t>(stream * Shape::kKeys * Shape::kPitchK),
                       scores);
     scale_scores(state, tile, scaled, scales, scores);
-    apply_terms(how, first_key, state.rows[tile], scores);
+    fold_terms<Shape>(how, first_key, state.rows[tile], scores);
     softmax_step(state, tile, scores);
 #pragma unroll
     for (int part = 0; part < Shape::kStreams; ++part) {
