@@ -14,8 +14,11 @@ cmake --build "$build" -j "$jobs" --target quire quire_gpu_tests
 
 arch="${architectures%%;*}"
 arch="${arch%-real}"
-nvcc -std=c++20 -O3 -Xcompiler -fopenmp -gencode="arch=compute_$arch,code=sm_$arch" -Isrc -Iinclude \
-  tests/gpu/bench/gpu_bench.cu "$build/libquire.a" -o "$build/gpu_bench"
+compile=(nvcc -std=c++20 -O3 -Xcompiler -fopenmp -gencode="arch=compute_$arch,code=sm_$arch" -Isrc -Iinclude)
+"${compile[@]}" tests/gpu/bench/gpu_bench.cu "$build/libquire.a" -o "$build/gpu_bench"
+"${compile[@]}" tests/gpu/golden/replay_on_device.cu src/cli/replay/*.cc "$build/libquire.a" -o "$build/replay_on_device"
+
+"$build/replay_on_device" tests/golden/cases/*.safetensors
 
 # The generated cases in eight processes, everything else in one.
 tests="$build/tests/quire_gpu_tests"
