@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <chrono>
 #include <filesystem>
+#include <new>
 #include <utility>
 
 #include "core/checked.h"
@@ -411,9 +412,13 @@ Engine::Engine(std::unique_ptr<State> state) : state_(std::move(state)) {}
 Engine::~Engine() = default;
 
 Result<std::unique_ptr<Engine>> Engine::create(EngineOptions options) {
-  auto state = std::make_unique<State>(std::move(options));
-  QUIRE_RETURN_IF_ERROR(state->load());
-  return std::unique_ptr<Engine>(new Engine(std::move(state)));
+  try {
+    auto state = std::make_unique<State>(std::move(options));
+    QUIRE_RETURN_IF_ERROR(state->load());
+    return std::unique_ptr<Engine>(new Engine(std::move(state)));
+  } catch (const std::bad_alloc&) {
+    return resource_exhausted("engine: want memory for the model and its buffers, got too little");
+  }
 }
 
 Result<std::vector<std::int32_t>> Engine::encode(std::string_view text) const { return state_->encode(text); }
@@ -428,9 +433,14 @@ Status Engine::cancel(RequestId id) {
 }
 
 Result<std::vector<RequestUpdate>> Engine::step() {
-  Result<std::vector<RequestUpdate>> updates = state_->step();
-  if (!updates.ok()) state_->clear();
-  return updates;
+  try {
+    Result<std::vector<RequestUpdate>> updates = state_->step();
+    if (!updates.ok()) state_->clear();
+    return updates;
+  } catch (const std::bad_alloc&) {
+    state_->clear();
+    return resource_exhausted("step: want memory for the batch, got too little");
+  }
 }
 
 }  // namespace quire

@@ -11,6 +11,9 @@
 namespace quire {
 namespace {
 
+// A table larger than this is a mistake of the configuration: 2 GiB.
+constexpr std::int64_t kMaxTableFloats = std::int64_t{1} << 29;
+
 struct RopeConfig {
   std::optional<HfConfig> scaling;  // the object that holds type and factors
   std::string type = "default";
@@ -160,6 +163,11 @@ Result<RopeTable> make_rope_table(const HfConfig& config, const RopeShape& shape
   table.rotary_dim = static_cast<std::int32_t>(shape.head_size * rope.partial);
   if (table.rotary_dim < 2 || table.rotary_dim % 2 != 0) {
     return unsupported(config.path() + ": want an even rotary dimension, got " + std::to_string(table.rotary_dim));
+  }
+  if (shape.num_positions < 1 || shape.num_positions > kMaxTableFloats / table.rotary_dim) {
+    return resource_exhausted(config.path() + ": want at most " + std::to_string(kMaxTableFloats / table.rotary_dim) +
+                              " positions of a rotary table, got " + std::to_string(shape.num_positions) +
+                              " (max_model_len makes it shorter)");
   }
   QUIRE_ASSIGN_OR_RETURN(const Frequencies found, frequencies(config, rope, table.rotary_dim, shape.num_positions));
   if (rope.scaling) QUIRE_RETURN_IF_ERROR(rope.scaling->check_all_read());
