@@ -11,8 +11,8 @@
 namespace quire {
 namespace {
 
-// A table larger than this is a mistake of the configuration: 2 GiB.
-constexpr std::int64_t kMaxTableFloats = std::int64_t{1} << 29;
+// A table larger than this is a mistake of the configuration: 512 MiB.
+constexpr std::int64_t kMaxTableFloats = std::int64_t{1} << 27;
 
 struct RopeConfig {
   std::optional<HfConfig> scaling;  // the object that holds type and factors
