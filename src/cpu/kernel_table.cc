@@ -10,28 +10,36 @@ const KernelTable* kernel_table_avx2();
 const KernelTable* kernel_table_avx512();
 const KernelTable* kernel_table_avx512bf16();
 
+namespace {
+
+#if defined(QUIRE_WITH_AVX2)
+constexpr bool kWithAvx2 = true;
+#else
+constexpr bool kWithAvx2 = false;
+#endif
+#if defined(QUIRE_WITH_AVX512)
+constexpr bool kWithAvx512 = true;
+#else
+constexpr bool kWithAvx512 = false;
+#endif
+#if defined(QUIRE_WITH_AVX512BF16)
+constexpr bool kWithAvx512Bf16 = true;
+#else
+constexpr bool kWithAvx512Bf16 = false;
+#endif
+
+}  // namespace
+
 bool is_compiled(Isa isa) {
   switch (isa) {
     case Isa::kScalar:
       return true;
     case Isa::kAvx2:
-#if defined(QUIRE_WITH_AVX2)
-      return true;
-#else
-      return false;
-#endif
+      return kWithAvx2;
     case Isa::kAvx512:
-#if defined(QUIRE_WITH_AVX512)
-      return true;
-#else
-      return false;
-#endif
+      return kWithAvx512;
     case Isa::kAvx512Bf16:
-#if defined(QUIRE_WITH_AVX512BF16)
-      return true;
-#else
-      return false;
-#endif
+      return kWithAvx512Bf16;
   }
   return false;
 }

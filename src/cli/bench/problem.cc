@@ -114,7 +114,7 @@ Status BenchProblem::set_up() {
   if (config_.alibi) alibi_slopes_ = make_alibi_slopes(config_.num_heads);
   if (config_.sinks) sinks_ = make_random(random, config_.num_heads, 1.0f);
   lambdas_ = make_random(random, 4 * config_.head_size, 0.1f);
-  subln_weight_.assign(static_cast<std::size_t>(2 * config_.head_size), 1.0f);
+  subln_weight_.assign(2 * static_cast<std::size_t>(config_.head_size), 1.0f);
   QUIRE_RETURN_IF_ERROR(make_cache());
   QUIRE_ASSIGN_OR_RETURN(impl_, backend_->make_impl(impl_config()));
   QUIRE_ASSIGN_OR_RETURN(const auto builder, backend_->make_builder(builder_config()));

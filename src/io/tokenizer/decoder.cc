@@ -88,7 +88,7 @@ Tokens decode_byte_fallback(Tokens tokens) {
   return out;
 }
 
-Tokens fuse(Tokens tokens) {
+Tokens fuse(const Tokens& tokens) {
   std::string all;
   for (const std::string& token : tokens) all += token;
   return {std::move(all)};

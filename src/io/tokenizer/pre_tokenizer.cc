@@ -82,7 +82,7 @@ std::vector<Run> runs_of(std::string_view text, const std::vector<std::pair<std:
 // Splits by a test on single characters.
 template <class Test>
 PreTokenizer split_characters(Test test, Behavior behavior) {
-  return [test, behavior](Pieces pieces) -> Result<Pieces> {
+  return [test, behavior](const Pieces& pieces) -> Result<Pieces> {
     Pieces out;
     for (const std::string& piece : pieces) {
       std::vector<Run> runs;
@@ -102,7 +102,7 @@ PreTokenizer split_characters(Test test, Behavior behavior) {
 }
 
 PreTokenizer split_regex(Regex regex, Behavior behavior, bool invert) {
-  return [regex = std::move(regex), behavior, invert](Pieces pieces) -> Result<Pieces> {
+  return [regex = std::move(regex), behavior, invert](const Pieces& pieces) -> Result<Pieces> {
     Pieces out;
     for (const std::string& piece : pieces) {
       QUIRE_ASSIGN_OR_RETURN(const auto matches, regex.find_all(piece));

@@ -15,7 +15,9 @@ struct Window {
   QUIRE_HD typename N::M keep(const At<N>& at) const {
     if (right < 0) return at.kv_pos >= first_key(at.q_pos);
     if (left < 0) return at.kv_pos <= last_key(at.q_pos);
-    return (at.kv_pos >= first_key(at.q_pos)) & (at.kv_pos <= last_key(at.q_pos));
+    const typename N::M after_first = at.kv_pos >= first_key(at.q_pos);
+    const typename N::M before_last = at.kv_pos <= last_key(at.q_pos);
+    return after_first & before_last;
   }
   QUIRE_HD KeyRange clip(KeyRange range, const RowSpan& rows) const {
     return bounded(range, rows.first_q_pos(), rows.last_q_pos());
