@@ -167,16 +167,18 @@ Status check_tensor(const TensorView& tensor, const TensorRequirement& want) {
 }
 
 Status check_no_overlap(std::string_view name, const TensorView& tensor) {
-  std::array<int, kMaxRank> dims{};
-  int count = 0;
-  for (int dim = 0; dim < tensor.rank; ++dim) {
+  std::array<int, kMaxRank> dims{};  // of more than one element, by ascending stride
+  std::size_t count = 0;
+  for (int dim = 0; dim < tensor.rank && count < dims.size(); ++dim) {
     if (tensor.size(dim) == 0) return {};
-    if (tensor.size(dim) > 1) dims[static_cast<std::size_t>(count++)] = dim;
+    if (tensor.size(dim) == 1) continue;
+    std::size_t place = count++;
+    for (; place > 0 && tensor.stride(dims[place - 1]) > tensor.stride(dim); --place) dims[place] = dims[place - 1];
+    dims[place] = dim;
   }
-  std::sort(dims.begin(), dims.begin() + count, [&](int a, int b) { return tensor.stride(a) < tensor.stride(b); });
   std::int64_t extent = 1;
-  for (int i = 0; i < count; ++i) {
-    const int dim = dims[static_cast<std::size_t>(i)];
+  for (std::size_t i = 0; i < count; ++i) {
+    const int dim = dims[i];
     if (tensor.stride(dim) < extent) {
       return invalid_argument(std::string(name) + ".strides: want elements that do not overlap, got shape " +
                               shape_string(tensor) + " with strides " + join(tensor.strides.data(), tensor.rank));
