@@ -30,15 +30,20 @@ std::int32_t group_size(const AttentionArgs& args) {
 struct BatchBounds {
   std::int32_t longest_query = 0;
   std::int32_t shortest_query = 0;   // of those that one item covers
+  std::int32_t longest_small = 0;    // of those with at most kMaxDecodeRows rows
   std::int64_t num_fixed_units = 0;  // key units of kSplitTokens
 };
 
 BatchBounds bounds_of(const AttentionArgs& args, const AttentionPlan& plan) {
-  if (plan.items.empty()) return {.longest_query = args.num_tokens, .shortest_query = 1};
+  const std::int32_t most = kMaxDecodeRows / group_size(args);
+  if (plan.items.empty()) return {.longest_query = args.num_tokens, .shortest_query = 1, .longest_small = most};
   BatchBounds bounds{.shortest_query = args.num_tokens};
   for (const WorkItem& item : plan.items) {
     bounds.longest_query = std::max(bounds.longest_query, item.token_begin + item.token_count);
-    if (item.token_begin == 0) bounds.shortest_query = std::min(bounds.shortest_query, item.token_count);
+    if (item.token_begin == 0) {
+      bounds.shortest_query = std::min(bounds.shortest_query, item.token_count);
+      if (item.token_count <= most) bounds.longest_small = std::max(bounds.longest_small, item.token_count);
+    }
     bounds.num_fixed_units += ceil_div(std::max(item.kv_end - item.kv_begin, 1), kSplitTokens) + 1;
   }
   return bounds;
@@ -57,6 +62,23 @@ std::int64_t row_alignment(const KVSource& kv) {
     }
   }
   return static_cast<std::int64_t>(bits & (~bits + 1));
+}
+
+// SplitParams::inline_unit of this cache.
+std::int32_t inline_unit(const KVSource& kv) {
+  if (kv.num_streams != 1 || dtype_bytes(kv.dtype) != 1) return 0;
+  std::int64_t bits = 32;
+  const auto check = [&](const KVRows& rows, std::int32_t size) {
+    const auto* behind = reinterpret_cast<const float*>(static_cast<const std::byte*>(rows.data) + size);
+    const bool is_inline = rows.scales == behind && rows.scale_page_stride * kFloatBytes == rows.page_stride &&
+                           rows.scale_token_stride * kFloatBytes == rows.token_stride &&
+                           rows.scale_head_stride * kFloatBytes == rows.head_stride;
+    bits |= is_inline ? rows.page_stride | rows.token_stride : 1;
+  };
+  check(kv.key[0], kv.head_size);
+  check(kv.value[0], kv.head_size_v);
+  const std::int64_t unit = bits & -bits;
+  return unit >= 16 ? static_cast<std::int32_t>(unit) : 0;
 }
 
 // Whether every row starts within 2^32 - 1 units of its array.
@@ -113,14 +135,15 @@ void choose_decode(Call& call, const AttentionArgs& args, const Context& device)
                                    static_cast<std::uint64_t>(args.query_token_stride * 2) |
                                    static_cast<std::uint64_t>(args.query_head_stride * 2);
   if (args.num_seqs > kMaxDecodeSeqs || (dtype_bytes(kv.dtype) == 2 && query_bits % 4 != 0)) return;
-  DecodeKey key{kv.dtype, kv.head_size, kv.head_size_v, kv.num_streams, 2};
-  const DecodeKernel* wide = find_decode_kernel(key);
-  key.row_tiles = 1;
-  const DecodeKernel* slim = find_decode_kernel(key);
-  const std::int32_t max_rows = wide != nullptr && !is_differential(args) ? 32 : 16;
-  const std::int64_t longest = static_cast<std::int64_t>(call.bounds.longest_query) * group_size(args);
-  const DecodeKernel* kernel = slim != nullptr && (wide == nullptr || longest <= 16) ? slim : wide;
+  const DecodeKernel* kernel = nullptr;
+  for (std::int32_t row_tiles = kMaxDecodeRows / 8; row_tiles > 0; row_tiles /= 2) {
+    const DecodeKernel* found = find_decode_kernel({kv.dtype, kv.head_size, kv.head_size_v, kv.num_streams, row_tiles});
+    if (found == nullptr) continue;
+    if (kernel != nullptr && call.bounds.longest_small * group_size(args) > 8 * row_tiles) break;
+    kernel = found;
+  }
   if (kernel == nullptr || decode_shared_bytes(*kernel, args.num_seqs) > device.shared_bytes) return;
+  const std::int32_t max_rows = 8 * kernel->key.row_tiles;
   if (static_cast<std::int64_t>(call.bounds.shortest_query) * group_size(args) > max_rows) return;
   call.decode = kernel;
   call.decode_rows = max_rows;
@@ -160,6 +183,7 @@ void lay_out(Call& call, Stage& stage, const AttentionArgs& args, const Runtime&
   const auto block_size = static_cast<std::uint32_t>(args.kv.block_size);
   stage.split.block_shift = std::has_single_bit(block_size) ? std::countr_zero(block_size) : -1;
   stage.split.narrow_rows = row_alignment(args.kv) < 16;
+  stage.split.inline_unit = stage.split.narrow_rows ? inline_unit(args.kv) : 0;
   const std::int64_t rows = static_cast<std::int64_t>(shape.num_slots) * stage.split.slot_rows;
   stage.table = take(call, (shape.num_entries + 1) * std::int64_t{4});
   stage.states = take(call, rows * 2 * kFloatBytes);
@@ -168,8 +192,8 @@ void lay_out(Call& call, Stage& stage, const AttentionArgs& args, const Runtime&
 
 void lay_out_decode(Call& call, const AttentionArgs& args, const Runtime& runtime, const Context& device) {
   SplitParams& split = call.decode_stage.split;
-  split.slot_rows = 16 * call.decode->key.row_tiles;
-  split.stream_rows = 16;
+  split.stream_rows = 8 * call.decode->key.row_tiles;
+  split.slot_rows = split.stream_rows * args.kv.num_streams;
   split.shape.max_rows = call.decode_rows;
   split.shape.num_entries = args.num_seqs;
   const std::int64_t longest = static_cast<std::int64_t>(call.bounds.longest_query) * group_size(args);

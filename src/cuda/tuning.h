@@ -6,31 +6,38 @@
 
 namespace quire::cuda {
 
-// One instance of the decode kernel. kRowTiles tiles of 16 rows (or one a stream), kKV is what the cache stores; 8-bit
-// elements are multiplied as float16, others as they are.
+// One instance of the decode kernel: kRowTiles tiles of 8 rows a stream; kKV is what the cache stores. 8-bit elements
+// are multiplied as float16, others as they are.
 template <DType kKVType, int kHeadSize, int kHeadSizeV, int kNumStreams, int kNumRowTiles>
 struct DecodeShape {
   static constexpr DType kKV = kKVType;
   static constexpr int kD = kHeadSize;
   static constexpr int kStreams = kNumStreams;
   static constexpr int kRowTiles = kNumRowTiles;
+  static constexpr int kTiles = kNumRowTiles * kNumStreams;
   static constexpr int kDv = kHeadSizeV * kNumStreams;  // of a row of results
   static constexpr int kDvPart = kHeadSizeV;            // of a row of the cache
   static constexpr int kBytes = static_cast<int>(dtype_bytes(kKVType));
   static constexpr int kWarps = 4;
   static constexpr int kKeys = 16;  // a warp's tile
 
-  // Rows in shared memory are padded so that the eight rows of an ldmatrix, or the keys of a phase of wide loads, fall
-  // into different banks.
-  static constexpr int kPitchK = kBytes == 2 ? (kD / 8 | 1) * 16 : (kD / 128 * 128 + (kD % 128 > 32 ? 160 : 32));
-  static constexpr int kPitchV = kBytes == 2 ? (kDv / 8 | 1) * 16 : (kDv / 16 | 1) * 16;
+  // Rows in shared memory start at multiples of 32 bytes, the sector of a read: copies that straddle sectors cost 6 %
+  // of the memory's rate. 16-bit rows of a multiple of 128 bytes are swizzled for ldmatrix (chunk ^ row % 8), other
+  // ones are padded; 8-bit rows have room for 28 bytes before them and a scale behind them.
+  static constexpr bool is_swizzled(int size) { return kBytes == 2 && size % 64 == 0; }
+  static constexpr int pitch(int size) {
+    if (kBytes == 2) return is_swizzled(size) ? 2 * size : 2 * size + 32;
+    return (size + 63) / 64 * 64 + 32;
+  }
+  static constexpr int kPitchK = pitch(kD);
+  static constexpr int kPitchV = pitch(kDv);
   static constexpr int kScaleBytes = kBytes == 1 ? kKeys * 2 * kStreams * 4 : 0;
   static constexpr int kStageBytes = kKeys * (kPitchK * kStreams + kPitchV) + kScaleBytes;
 
   static constexpr int kSharedBytes = 224 * 1024;  // of a multiprocessor
   static constexpr int blocks() {
     const int room = 3 * kWarps * kStageBytes;  // three stages at least
-    return kBytes == 1 && 3 * room < kSharedBytes && kRowTiles == 1 ? 3 : 2 * room < kSharedBytes ? 2 : 1;
+    return kBytes == 1 && 3 * room < kSharedBytes && kTiles == 1 ? 3 : 2 * room < kSharedBytes ? 2 : 1;
   }
   static constexpr int kBlocks = blocks();
   static constexpr int kStages = [] {
@@ -39,7 +46,8 @@ struct DecodeShape {
   }();
   static constexpr int kRingBytes = kStages * kWarps * kStageBytes;
   // The warps' results before they are folded, in the ring's place.
-  static constexpr int kRows = 16 * kRowTiles;
+  static constexpr int kRows = 8 * kTiles;
+  static constexpr int kStreamRows = 8 * kRowTiles;
   static constexpr int kMergePitch = kDv + 4;
   static constexpr int kMergeBytes = kWarps * kRows * (kMergePitch * 4 + 8);
   static constexpr int kMainBytes = kRingBytes > kMergeBytes ? kRingBytes : kMergeBytes;
@@ -81,6 +89,9 @@ struct TileShape {
   static constexpr int kBodyBytes = kMainBytes > kResultBytes ? kMainBytes : kResultBytes;
   static constexpr int kSharedBytes = kBodyBytes + kOffsetBytes + kScaleBytes;
 };
+
+// Rows (tokens times the q_heads of a kv head) of a request that the decode kernel takes at most.
+constexpr int kMaxDecodeRows = 32;
 
 // Requests that the decode kernel's table in shared memory has room for.
 constexpr int kMaxDecodeSeqs = 4096;

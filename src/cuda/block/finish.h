@@ -6,7 +6,14 @@
 
 namespace quire::cuda {
 
-// Lane l holds elements l + 32 * i of the row; `largest` is in units of log 2.
+// The element of a row of 32 * kN that is a lane's i-th: up to four neighbours, so that whole words are moved.
+template <int kN>
+__device__ constexpr std::int32_t row_dim(int i) {
+  constexpr int kWide = kN % 4 == 0 ? 4 : kN % 2 == 0 ? 2 : 1;
+  return i / kWide * 32 * kWide + static_cast<std::int32_t>(threadIdx.x % 32) * kWide + i % kWide;
+}
+
+// Lane l holds elements row_dim(i) of the row; `largest` is in units of log 2.
 template <int kN>
 struct RowState {
   float values[kN];
@@ -34,7 +41,7 @@ __device__ void normalise_row(const AttentionArgs& args, std::int32_t token, std
   const float norm = is_empty ? 0.0f : fade / row.sum;
 #pragma unroll
   for (int i = 0; i < kN; ++i) {
-    const std::int32_t d = lane + 32 * i;
+    const std::int32_t d = row_dim<kN>(i);
     const std::int32_t part = args.kv.num_streams == 2 && d >= args.kv.head_size_v ? 1 : 0;
     row.values[i] = is_empty ? 0.0f : row.values[i] * (norm * args.kv.value[part].tensor_scale);
   }
@@ -48,7 +55,6 @@ template <int kStreams, int kN>
 __device__ void finish_row(const SplitParams& params, std::int32_t token, std::int32_t group,
                            RowState<kN> (&rows)[kStreams]) {
   const AttentionArgs& args = params.args;
-  const std::int32_t lane = static_cast<std::int32_t>(threadIdx.x % 32);
   const std::int32_t width = kStreams * args.kv.head_size_v;
 #pragma unroll
   for (int stream = 0; stream < kStreams; ++stream) {
@@ -62,7 +68,7 @@ __device__ void finish_row(const SplitParams& params, std::int32_t token, std::i
 #pragma unroll
     for (int i = 0; i < kN; ++i) {
       rows[0].values[i] -= tail.lambda * rows[1].values[i];
-      if (lane + 32 * i < width) squares += rows[0].values[i] * rows[0].values[i];
+      if (row_dim<kN>(i) < width) squares += rows[0].values[i] * rows[0].values[i];
     }
     weight = tail.subln_weight;
     squares = warp_sum(squares);
@@ -70,7 +76,7 @@ __device__ void finish_row(const SplitParams& params, std::int32_t token, std::i
   }
 #pragma unroll
   for (int i = 0; i < kN; ++i) {
-    const std::int32_t d = lane + 32 * i;
+    const std::int32_t d = row_dim<kN>(i);
     if (d >= width) continue;
     const float value = rows[0].values[i] * norm;
     store_value(params.target, token, group, d, weight != nullptr ? value * weight[d] : value);

@@ -15,39 +15,42 @@ namespace quire::cuda {
 namespace {
 
 constexpr int kWarps = 4;
-constexpr int kMaxPerLane = 8;  // rows of at most 256 elements
+constexpr int kMaxPerLane = 8;      // rows of at most 256 elements
+constexpr int kMaxOwnTable = 256;   // row tiles whose table a block makes itself
+constexpr int kSharedPartials = 4;  // above so many partials the four warps of a block share a row
 
 // The partial results of a row tile, in ascending key order.
 struct Partials {
   std::int32_t entry = 0;
-  std::int32_t count = 0;
+  std::int32_t count = 0;  // at most 1: nothing to fold
   std::int32_t first_unit = 0;
   std::int32_t first_group = 0;
+  std::int32_t total = 0;
   bool at_group_begin = false;
   bool single_units = false;  // fewer units than groups: every unit is a share of its own
 };
 
 // The row tile that job `job` has to fold: in fixed mode entry `job`, else the one that group `job` begins and does not
-// end. Nothing to fold: count <= 1.
-__device__ Partials partials_of(const SplitParams& params, std::int32_t job) {
-  const ScheduleShape& shape = params.shape;
+// end.
+__device__ Partials partials_of(const ScheduleShape& shape, const std::int32_t* table, std::int32_t job) {
   if (shape.is_fixed()) {
-    const std::int32_t begin = params.table[job];
-    return {.entry = job, .count = params.table[job + 1] - begin, .first_unit = begin};
+    const std::int32_t begin = table[job];
+    return {.entry = job, .count = table[job + 1] - begin, .first_unit = begin};
   }
-  const std::int32_t total = params.table[shape.num_entries];
+  const std::int32_t total = table[shape.num_entries];
   const std::int32_t group_begin = first_unit_of_group(job, total, shape.num_groups);
   const std::int32_t group_end = first_unit_of_group(job + 1, total, shape.num_groups);
   if (group_begin == group_end) return {};
-  const std::int32_t entry = entry_of_unit(params.table, shape.num_entries, group_end - 1);
-  const std::int32_t begin = params.table[entry];
-  const std::int32_t end = params.table[entry + 1];
+  const std::int32_t entry = entry_of_unit(table, shape.num_entries, group_end - 1);
+  const std::int32_t begin = table[entry];
+  const std::int32_t end = table[entry + 1];
   if (end <= group_end || begin < group_begin) return {};
   const bool single = total < shape.num_groups;
   return {.entry = entry,
           .count = single ? end - begin : group_of_unit(end - 1, total, shape.num_groups) - job + 1,
           .first_unit = begin,
           .first_group = job,
+          .total = total,
           .at_group_begin = group_begin == begin,
           .single_units = single};
 }
@@ -56,26 +59,44 @@ __device__ std::int64_t slot_of(const SplitParams& params, const Partials& parti
                                 std::int32_t i) {
   const std::int32_t heads = params.args.kv.num_kv_heads;
   if (params.shape.is_fixed()) return static_cast<std::int64_t>(partials.first_unit + i) * heads + kv_head;
-  const std::int32_t group =
-      partials.single_units
-          ? group_of_unit(partials.first_unit + i, params.table[params.shape.num_entries], params.shape.num_groups)
-          : partials.first_group + i;
+  const std::int32_t group = partials.single_units
+                                 ? group_of_unit(partials.first_unit + i, partials.total, params.shape.num_groups)
+                                 : partials.first_group + i;
   const bool is_second = i == 0 && !partials.at_group_begin;
   return 2 * (static_cast<std::int64_t>(group) * heads + kv_head) + (is_second ? 1 : 0);
 }
 
-// Every `step`-th partial of a stream's row, from `first` on.
+// Adds `count` partial rows, lane i knowing the place and the weight of the i-th, to `state`.
+__device__ void add_rows(const SplitParams& params, std::int64_t at, float share, std::int32_t count,
+                         RowState<kMaxPerLane>& state) {
+  const std::int32_t width = params.args.kv.num_streams * params.args.kv.head_size_v;
+#pragma unroll 8
+  for (std::int32_t i = 0; i < count; ++i) {
+    const float factor = __shfl_sync(kFullWarp, share, i);
+    const float* values = params.partial_rows + __shfl_sync(kFullWarp, at, i) * width;
+#pragma unroll
+    for (int j = 0; j < kMaxPerLane; j += 4) {
+      if (row_dim<kMaxPerLane>(j) >= width) continue;
+      const float4 four = *reinterpret_cast<const float4*>(values + row_dim<kMaxPerLane>(j));
+      state.values[j] += factor * four.x;
+      state.values[j + 1] += factor * four.y;
+      state.values[j + 2] += factor * four.z;
+      state.values[j + 3] += factor * four.w;
+    }
+  }
+}
+
+// Every `step`-th partial of a stream's row, from `first` on; `slot` is this lane's of the first 32.
 __device__ void fold_partials(const SplitParams& params, const Partials& partials, std::int32_t kv_head,
-                              std::int32_t tile_row, std::int32_t first, std::int32_t step,
+                              std::int32_t tile_row, std::int32_t first, std::int32_t step, std::int64_t slot,
                               RowState<kMaxPerLane>& state) {
   const std::int32_t lane = static_cast<std::int32_t>(threadIdx.x % 32);
-  const std::int32_t width = params.args.kv.num_streams * params.args.kv.head_size_v;
 #pragma unroll
   for (float& value : state.values) value = 0.0f;
   for (std::int32_t base = first; base < partials.count; base += 32 * step) {
     const std::int32_t mine = base + lane * step;
-    const std::int64_t at =
-        mine < partials.count ? slot_of(params, partials, kv_head, mine) * params.slot_rows + tile_row : -1;
+    if (base != first && mine < partials.count) slot = slot_of(params, partials, kv_head, mine);
+    const std::int64_t at = mine < partials.count ? slot * params.slot_rows + tile_row : -1;
     const float2 part = at >= 0 ? params.partial_states[at] : make_float2(-INFINITY, 0.0f);
     const float raised = fmaxf(state.largest, warp_max(part.x));
     if (raised == -INFINITY) continue;
@@ -85,16 +106,7 @@ __device__ void fold_partials(const SplitParams& params, const Partials& partial
     state.sum = state.sum * fade + warp_sum(part.y * share);
 #pragma unroll
     for (float& value : state.values) value *= fade;
-    const std::int32_t count = min(32, (partials.count - base + step - 1) / step);
-#pragma unroll 4
-    for (std::int32_t i = 0; i < count; ++i) {
-      const float factor = __shfl_sync(kFullWarp, share, i);
-      const float* values = params.partial_rows + __shfl_sync(kFullWarp, at, i) * width;
-#pragma unroll
-      for (int j = 0; j < kMaxPerLane; ++j) {
-        if (32 * j < width) state.values[j] += factor * values[lane + 32 * j];
-      }
-    }
+    add_rows(params, at, share, min(32, (partials.count - base + step - 1) / step), state);
   }
 }
 
@@ -127,34 +139,52 @@ __device__ void fold_warps(RowState<kMaxPerLane>& state, float* shared) {
   __syncthreads();
 }
 
-// Above so many partials the four warps of a block share a row, else each takes rows of its own.
-constexpr std::int32_t kSharedPartials = 8;
-
-// Blocks (job and kv head, y): the rows of the job's row tile are dealt out over y.
+// Blocks (job and kv head, y): the rows of the job's row tile are dealt out over y. What depends on lengths only is
+// done before the split kernel has ended: it shares them with this kernel, and the table of long batches is either made
+// here or by a kernel before it.
 template <int kStreams>
 __global__ void __launch_bounds__(kWarps * 32) combine_kernel(const __grid_constant__ SplitParams params) {
   __shared__ float shared[kWarps * (32 * kMaxPerLane + 2)];
+  __shared__ std::int32_t own_table[kMaxOwnTable + 1];
   const AttentionArgs& args = params.args;
   const ScheduleShape& shape = params.shape;
   const auto job = static_cast<std::int32_t>(blockIdx.x) / args.kv.num_kv_heads;
   const auto kv_head = static_cast<std::int32_t>(blockIdx.x) % args.kv.num_kv_heads;
-  ptx::wait_for_primary();
-  const Partials partials = partials_of(params, job);
-  if (partials.count <= 1) return;
+  const std::int32_t* table = params.table;
+  if (shape.tokens_per_tile == 0) {
+    if (shape.num_entries <= kMaxOwnTable) {
+      build_table<kWarps * 32>(args, shape, own_table, reinterpret_cast<std::int32_t*>(shared), params.record);
+      table = own_table;
+    } else {
+      ptx::wait_for_primary();
+    }
+  }
+  Partials partials = partials_of(shape, table, job);
+  if (shape.is_fixed() && table[shape.num_entries] > shape.num_slots / args.kv.num_kv_heads) partials.count = 0;
+  if (partials.count <= 1) {
+    // The grid must not end before the split kernel.
+    if (blockIdx.x == 0) ptx::wait_for_primary();
+    return;
+  }
   const std::int32_t seq = seq_of_entry(args, shape, partials.entry);
   const TileRows tile = tile_rows(args, shape, seq, partials.entry - first_entry(args, shape, seq), params.record);
   const std::int32_t num_rows = tile.num_tokens * shape.group;
   const auto warp = static_cast<std::int32_t>(threadIdx.x / 32);
   const bool sharing = partials.count > kSharedPartials;
+  const std::int32_t step = sharing ? kWarps : 1;
+  const std::int32_t first = sharing ? warp : 0;
+  const std::int32_t mine = first + static_cast<std::int32_t>(threadIdx.x % 32) * step;
+  const std::int64_t slot = mine < partials.count ? slot_of(params, partials, kv_head, mine) : 0;
   const auto y = static_cast<std::int32_t>(blockIdx.y);
   const auto blocks = static_cast<std::int32_t>(gridDim.y);
   const std::int32_t first_row = sharing ? y : y * kWarps + warp;
+  ptx::wait_for_primary();
   for (std::int32_t r = first_row; r < num_rows; r += sharing ? blocks : blocks * kWarps) {
     RowState<kMaxPerLane> rows[kStreams];
 #pragma unroll
     for (int stream = 0; stream < kStreams; ++stream) {
       const std::int32_t tile_row = stream * params.stream_rows + r;
-      fold_partials(params, partials, kv_head, tile_row, sharing ? warp : 0, sharing ? kWarps : 1, rows[stream]);
+      fold_partials(params, partials, kv_head, tile_row, first, step, slot, rows[stream]);
       if (sharing) fold_warps(rows[stream], shared);
     }
     const std::int32_t token = tile.lengths.query_start + tile.first_token + r / shape.group;

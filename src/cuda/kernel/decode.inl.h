@@ -2,195 +2,212 @@
 //
 // Cost: every visible K and V element is read once, by 16-byte asynchronous copies through the block table, and shared
 // by all q_heads of its kv head and all tokens of the request (up to 32 rows); 4 * head_size flops a row and key run as
-// m16n8k16 products, of which decode uses a fraction. Bound by memory: a multiprocessor keeps 96 KB and more under way.
-// Each of four warps takes every fourth 16-key tile of a segment with a ring of its own, so the main loop has no
-// barrier; 8-bit elements become float16 in registers. The warps' results are folded once a segment.
+// m16n8k16 products of 16 keys and 8 rows. Bound by memory: a multiprocessor keeps 96 KB and more under way. Each of
+// four warps takes every fourth 16-key tile of a segment with a ring of its own, so the main loop has no barrier; 8-bit
+// elements become float16 in registers. The warps' results are folded once a segment.
 #pragma once
 
 #include "cuda/block/decode_tile.h"
 #include "cuda/block/finish.h"
-#include "cuda/block/tile_terms.h"
 #include "cuda/kernel/decode.h"
 #include "cuda/ptx/dependent.h"
 
 namespace quire::cuda {
 
-// Scores to logits in units of log 2, hidden keys to -inf. Few tiles of a long cache are masked, and registers for the
-// rows' intervals cost more than a call there.
-template <class Shape>
-__device__ QUIRE_INLINE void fold_terms(const TileTerms& how, std::int32_t first_key, const DecodeRow (&rows)[2],
-                                        float (&scores)[Shape::kKeys / 8][4]) {
-  const bool masked = first_key < how.interior.begin || first_key + Shape::kKeys > how.interior.end;
-  if (!masked && !how.has_logit_terms) return;
-  const std::int32_t first = first_key + static_cast<std::int32_t>(threadIdx.x % 4) * 2;
-#pragma unroll
-  for (int n = 0; n < Shape::kKeys / 8; ++n) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      scores[n][i] = logit_of(how, first + 8 * n + i % 2, rows[i / 2].row, rows[i / 2].q_head, scores[n][i]);
-    }
-  }
-}
+// What all tiles of a segment share.
+struct DecodeCall {
+  TileTerms terms;
+  bool scaled = false;   // keys and values have row scales
+  bool one_row = false;  // a single token and plain masks: terms.keys are the keys that it sees
+  float factor[2] = {};  // of the products of a stream, to units of log 2 (natural ones when terms change logits)
+  std::int32_t group = 1;
+  std::uint32_t shift_k = 0;  // DecodeLoader's
+  std::uint32_t shift_v = 0;
+};
 
-// One online softmax step of a row tile: scores become weights, the state moves to the new maximum.
+// Scores of a row tile to logits in units of log 2, hidden keys to -inf. Few tiles of
+// a long cache are masked, and registers for the rows' intervals cost more than a call there; a single token's interval
+// is the segment's.
 template <class Shape>
-__device__ QUIRE_INLINE void softmax_step(DecodeState<Shape>& state, int tile, float (&scores)[2][4]) {
-  float raised[2];
-  float fade[2];
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    float top =
-        fmaxf(fmaxf(scores[0][2 * half], scores[0][2 * half + 1]), fmaxf(scores[1][2 * half], scores[1][2 * half + 1]));
-    top = fmaxf(top, __shfl_xor_sync(kFullWarp, top, 1));
-    top = fmaxf(top, __shfl_xor_sync(kFullWarp, top, 2));
-    raised[half] = fmaxf(state.largest[tile][half], top);
-    const float base = raised[half] == -INFINITY ? 0.0f : raised[half];
-    fade[half] = ptx::exp2_fast(state.largest[tile][half] - base);
-    float sum = 0.0f;
-#pragma unroll
-    for (int n = 0; n < 2; ++n) {
-#pragma unroll
-      for (int i = 2 * half; i < 2 * half + 2; ++i) {
-        scores[n][i] = ptx::exp2_fast(scores[n][i] - base);
-        sum += scores[n][i];
-      }
-    }
-    state.sum[tile][half] = state.sum[tile][half] * fade[half] + sum;
-  }
-  const bool moved = raised[0] != state.largest[tile][0] || raised[1] != state.largest[tile][1];
-  state.largest[tile][0] = raised[0];
-  state.largest[tile][1] = raised[1];
-  if (__any_sync(kFullWarp, moved)) {
-#pragma unroll
-    for (int j = 0; j < Shape::kDv / 8; ++j) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) state.values[tile][j][i] *= fade[i / 2];
-    }
-  }
-}
-
-// The row scales of a tile's values: raises state.unit to the largest one (and rescales what is there), and returns the
-// scales of this thread's four keys relative to it.
-template <class Shape>
-__device__ QUIRE_INLINE void raise_unit(DecodeState<Shape>& state, int stream, std::uint32_t scales,
-                                        float (&shares)[4]) {
+__device__ QUIRE_INLINE void fold_terms(const DecodeCall& call, const Segment& segment, std::int32_t first_key,
+                                        int tile, float (&scores)[4]) {
+  const TileTerms& how = call.terms;
   const int lane = static_cast<int>(threadIdx.x % 32);
-  float top = 0.0f;
+  const std::int32_t key = first_key + key_of<Shape>(lane / 4);
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    std::uint32_t word[1];
-    ptx::load_shared(word,
-                     scales + static_cast<std::uint32_t>((stream * 32 + 16 + i / 2 * 8 + lane % 4 * 2 + i % 2) * 4));
-    shares[i] = __uint_as_float(word[0]);
-    top = fmaxf(top, shares[i]);
+    const std::int32_t kv_pos = key + i / 2 * 8;
+    if (call.one_row) {
+      if (kv_pos < how.keys.begin || kv_pos >= how.keys.end) scores[i] = -INFINITY;
+    } else {
+      const std::int32_t r = tile % Shape::kRowTiles * 8 + lane % 4 * 2 + i % 2;
+      const DecodeRow at = decode_row(segment, call.group, r, Shape::kStreams, tile / Shape::kRowTiles);
+      scores[i] = logit_of(how, kv_pos, at.row, at.q_head, scores[i]);
+    }
   }
-  top = fmaxf(top, __shfl_xor_sync(kFullWarp, top, 1));
-  top = fmaxf(top, __shfl_xor_sync(kFullWarp, top, 2));
-  if (top > state.unit[stream]) {
+}
+
+// One online softmax step of a row tile: scores become weights, the state moves to the new maximum if there is one.
+template <class Shape>
+__device__ QUIRE_INLINE void softmax_step(DecodeState<Shape>& state, int tile, float (&scores)[4]) {
+  float top[2] = {fmaxf(scores[0], scores[2]), fmaxf(scores[1], scores[3])};
+  if (__any_sync(kFullWarp, top[0] > state.largest[tile][0] || top[1] > state.largest[tile][1])) {
+    float fade[2];
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+#pragma unroll
+      for (int offset = 4; offset < 32; offset *= 2) top[i] = fmaxf(top[i], __shfl_xor_sync(kFullWarp, top[i], offset));
+      const float raised = fmaxf(state.largest[tile][i], top[i]);
+      fade[i] = raised == -INFINITY ? 1.0f : ptx::exp2_fast(state.largest[tile][i] - raised);
+      state.largest[tile][i] = raised;
+      state.sum[tile][i] *= fade[i];
+    }
+#pragma unroll
+    for (int j = 0; j < Shape::kDv / 16; ++j) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) state.values[tile][j][i] *= fade[i % 2];
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const float largest = state.largest[tile][i % 2];
+    scores[i] = ptx::exp2_fast(scores[i] - (largest == -INFINITY ? 0.0f : largest));
+    state.sum[tile][i % 2] += scores[i];
+  }
+}
+
+// Raises state.unit to the largest of the tile's row scales of values (and rescales what is there); `shares` of this
+// thread's two keys become relative to it.
+template <class Shape>
+__device__ QUIRE_INLINE void raise_unit(DecodeState<Shape>& state, int stream, float (&shares)[2]) {
+  float top = fmaxf(shares[0], shares[1]);
+  if (__any_sync(kFullWarp, top > state.unit[stream])) {
+#pragma unroll
+    for (int offset = 4; offset < 32; offset *= 2) top = fmaxf(top, __shfl_xor_sync(kFullWarp, top, offset));
     const float fade = state.unit[stream] / top;
     state.unit[stream] = top;
+    state.inverse_unit[stream] = 1.0f / top;
 #pragma unroll
-    for (int tile = 0; tile < Shape::kRowTiles; ++tile) {
+    for (int tile = 0; tile < Shape::kTiles; ++tile) {
 #pragma unroll
-      for (int j = 0; j < Shape::kDvPart / 8; ++j) {
+      for (int j = 0; j < Shape::kDvPart / 16; ++j) {
 #pragma unroll
-        for (int i = 0; i < 4; ++i) state.values[tile][stream * Shape::kDvPart / 8 + j][i] *= fade;
+        for (int i = 0; i < 4; ++i) state.values[tile][stream * Shape::kDvPart / 16 + j][i] *= fade;
       }
     }
   }
-  const float inverse = state.unit[stream] > 0.0f ? 1.0f / state.unit[stream] : 0.0f;
 #pragma unroll
-  for (float& share : shares) share *= inverse;
+  for (float& share : shares) share *= state.inverse_unit[stream];
 }
 
-// The product's factor, with the row scales of the keys where the cache has them.
+// The two row scales of a thread's keys, `pitch` bytes apart from key to key.
 template <class Shape>
-__device__ QUIRE_INLINE void scale_scores(const DecodeState<Shape>& state, int tile, bool scaled, std::uint32_t scales,
-                                          float (&scores)[2][4]) {
-  const int lane = static_cast<int>(threadIdx.x % 32);
-  const int stream = Shape::kStreams == 2 ? tile : 0;
+__device__ QUIRE_INLINE void load_scales(std::uint32_t from, int pitch, float (&scales)[2]) {
+  const int key = key_of<Shape>(static_cast<int>(threadIdx.x % 32 / 4));
 #pragma unroll
-  for (int n = 0; n < 2; ++n) {
+  for (int half = 0; half < 2; ++half) {
+    std::uint32_t word[1];
+    ptx::load_shared(word, from + static_cast<std::uint32_t>((key + 8 * half) * pitch));
+    scales[half] = __uint_as_float(word[0]);
+  }
+}
+
+// Scores of a tile of keys, in logits.
+template <class Shape, bool kInline>
+__device__ QUIRE_INLINE void score_tile(const DecodeCall& call, const Segment& segment, std::int32_t first_key,
+                                        std::uint32_t stage, const DecodeState<Shape>& state,
+                                        float (&scores)[Shape::kTiles][4]) {
+  const TileTerms& how = call.terms;
+  const bool masked = first_key < how.interior.begin || first_key + Shape::kKeys > how.interior.end;
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      float factor = state.factor[tile][i / 2];
-      if (Shape::kBytes == 1 && scaled) {
-        std::uint32_t word[1];
-        ptx::load_shared(word, scales + static_cast<std::uint32_t>((stream * 32 + 8 * n + lane % 4 * 2 + i % 2) * 4));
-        factor *= __uint_as_float(word[0]);
+  for (int stream = 0; stream < Shape::kStreams; ++stream) {
+    const std::uint32_t keys = stage + static_cast<std::uint32_t>(stream * Shape::kKeys * Shape::kPitchK);
+    float scales[2] = {1.0f, 1.0f};
+    if (Shape::kBytes == 1 && call.scaled) {
+      if constexpr (kInline) {
+        load_scales<Shape>(keys + call.shift_k + Shape::kD, Shape::kPitchK, scales);
+      } else {
+        load_scales<Shape>(stage + static_cast<std::uint32_t>(Shape::kStageBytes - Shape::kScaleBytes + stream * 128),
+                           4, scales);
       }
-      scores[n][i] *= factor;
+    }
+#pragma unroll
+    for (int tile = stream * Shape::kRowTiles; tile < (stream + 1) * Shape::kRowTiles; ++tile) {
+#pragma unroll
+      for (float& score : scores[tile]) score = 0.0f;
+    }
+    score_stream<Shape, kInline>(state, keys + (kInline ? call.shift_k : 0), stream, scores);
+#pragma unroll
+    for (int tile = stream * Shape::kRowTiles; tile < (stream + 1) * Shape::kRowTiles; ++tile) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        scores[tile][i] *=
+            Shape::kBytes == 1 ? call.factor[stream] * state.lift[tile][i % 2] * scales[i / 2] : call.factor[stream];
+      }
+      if (masked || how.has_logit_terms) fold_terms<Shape>(call, segment, first_key, tile, scores[tile]);
     }
   }
 }
 
 // One tile of 16 keys for all row tiles.
-template <class Shape>
-__device__ QUIRE_INLINE void fold_tile(const TileTerms& how, bool scaled, std::int32_t first_key, std::uint32_t stage,
-                                       DecodeState<Shape>& state) {
+template <class Shape, bool kInline>
+__device__ QUIRE_INLINE void fold_tile(const DecodeCall& call, const Segment& segment, std::int32_t first_key,
+                                       std::uint32_t stage, DecodeState<Shape>& state) {
   using T = DecodeNumber<Shape>;
-  const std::uint32_t scales = stage + static_cast<std::uint32_t>(Shape::kStageBytes - Shape::kScaleBytes);
-  const std::uint32_t value_tile = stage + static_cast<std::uint32_t>(Shape::kStreams * Shape::kKeys * Shape::kPitchK);
-  float shares[Shape::kStreams][4];
-  if constexpr (Shape::kBytes == 1) {
-    if (scaled) {
+  const std::uint32_t tile_values = stage + static_cast<std::uint32_t>(Shape::kStreams * Shape::kKeys * Shape::kPitchK);
+  float scores[Shape::kTiles][4];
+  score_tile<Shape, kInline>(call, segment, first_key, stage, state, scores);
 #pragma unroll
-      for (int stream = 0; stream < Shape::kStreams; ++stream) raise_unit(state, stream, scales, shares[stream]);
-    }
-  }
+  for (int tile = 0; tile < Shape::kTiles; ++tile) softmax_step(state, tile, scores[tile]);
 #pragma unroll
-  for (int tile = 0; tile < Shape::kRowTiles; ++tile) {
-    const int stream = Shape::kStreams == 2 ? tile : 0;
-    float scores[2][4];
-    score_tile<Shape>(state.query[tile], stage + static_cast<std::uint32_t>(stream * Shape::kKeys * Shape::kPitchK),
-                      scores);
-    scale_scores(state, tile, scaled, scales, scores);
-    fold_terms<Shape>(how, first_key, state.rows[tile], scores);
-    softmax_step(state, tile, scores);
-#pragma unroll
-    for (int part = 0; part < Shape::kStreams; ++part) {
-      float share[4] = {1.0f, 1.0f, 1.0f, 1.0f};
-      if constexpr (Shape::kBytes == 1) {
-        if (scaled) {
-#pragma unroll
-          for (int i = 0; i < 4; ++i) share[i] = shares[part][i];
-        }
+  for (int part = 0; part < Shape::kStreams; ++part) {
+    float shares[2] = {1.0f, 1.0f};
+    if (Shape::kBytes == 1 && call.scaled) {
+      if constexpr (kInline) {
+        load_scales<Shape>(tile_values + call.shift_v + Shape::kDv, Shape::kPitchV, shares);
+      } else {
+        load_scales<Shape>(
+            stage + static_cast<std::uint32_t>(Shape::kStageBytes - Shape::kScaleBytes + part * 128 + 64), 4, shares);
       }
-      const std::uint32_t weights[4] = {ptx::pack<T>(scores[0][0] * share[0], scores[0][1] * share[1]),
-                                        ptx::pack<T>(scores[0][2] * share[0], scores[0][3] * share[1]),
-                                        ptx::pack<T>(scores[1][0] * share[2], scores[1][1] * share[3]),
-                                        ptx::pack<T>(scores[1][2] * share[2], scores[1][3] * share[3])};
-      add_value_tile<Shape>(weights, value_tile, part, state.values[tile]);
+      raise_unit(state, part, shares);
     }
+    std::uint32_t weights[Shape::kTiles][2];
+#pragma unroll
+    for (int tile = 0; tile < Shape::kTiles; ++tile) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        weights[tile][half] = ptx::transpose_8x8(
+            ptx::pack<T>(scores[tile][2 * half] * shares[half], scores[tile][2 * half + 1] * shares[half]));
+      }
+    }
+    add_values<Shape, kInline>(weights, tile_values + (kInline ? call.shift_v : 0), part, state);
   }
 }
 
 // Folds the four warps' states and finishes or keeps the segment's rows; a warp a row.
 template <class Shape>
 __device__ QUIRE_INLINE void merge_warps(const SplitParams& params, const Segment& segment, DecodeState<Shape>& state,
-                                         std::byte* shared) {
+                                         bool scaled, std::byte* shared) {
   const int lane = static_cast<int>(threadIdx.x % 32);
   const int warp = static_cast<int>(threadIdx.x / 32);
   auto* states = reinterpret_cast<float2*>(shared);  // [kWarps, kRows]
   auto* sums = reinterpret_cast<float*>(shared + Shape::kWarps * Shape::kRows * sizeof(float2));
   __syncthreads();
 #pragma unroll
-  for (int tile = 0; tile < Shape::kRowTiles; ++tile) {
+  for (int tile = 0; tile < Shape::kTiles; ++tile) {
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      float sum = state.sum[tile][half];
-      sum += __shfl_xor_sync(kFullWarp, sum, 1);
-      sum += __shfl_xor_sync(kFullWarp, sum, 2);
-      const int r = tile * 16 + lane / 4 + 8 * half;
-      if (lane % 4 == 0) states[warp * Shape::kRows + r] = make_float2(state.largest[tile][half], sum);
+    for (int i = 0; i < 2; ++i) {
+      float sum = state.sum[tile][i];
 #pragma unroll
-      for (int j = 0; j < Shape::kDv / 8; ++j) {
-        const float unit =
-            Shape::kBytes == 1 && params.args.kv.key[0].scales != nullptr ? state.unit[j / (Shape::kDvPart / 8)] : 1.0f;
+      for (int offset = 4; offset < 32; offset *= 2) sum += __shfl_xor_sync(kFullWarp, sum, offset);
+      const int r = warp * Shape::kRows + tile * 8 + lane % 4 * 2 + i;
+      if (lane < 4) states[r] = make_float2(state.largest[tile][i], sum);
 #pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          sums[(warp * Shape::kRows + r) * Shape::kMergePitch + value_dim<Shape>(j, lane % 4 * 2 + i)] =
-              state.values[tile][j][2 * half + i] * unit;
+      for (int j = 0; j < Shape::kDv / 16; ++j) {
+        const float unit = scaled ? state.unit[j / (Shape::kDvPart / 16)] : 1.0f;
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          sums[r * Shape::kMergePitch + value_dim<Shape>(j, 2 * half)] = state.values[tile][j][2 * half + i] * unit;
         }
       }
     }
@@ -202,7 +219,7 @@ __device__ QUIRE_INLINE void merge_warps(const SplitParams& params, const Segmen
 #pragma unroll
     for (int stream = 0; stream < Shape::kStreams; ++stream) {
       RowState<Shape::kDv / 32>& row = rows[stream];
-      const int at = stream * 16 + r;
+      const int at = stream * Shape::kStreamRows + r;
       for (int w = 0; w < Shape::kWarps; ++w) row.largest = fmaxf(row.largest, states[w * Shape::kRows + at].x);
 #pragma unroll
       for (float& value : row.values) value = 0.0f;
@@ -213,14 +230,16 @@ __device__ QUIRE_INLINE void merge_warps(const SplitParams& params, const Segmen
         row.sum += part.y * factor;
 #pragma unroll
         for (int i = 0; i < Shape::kDv / 32; ++i) {
-          row.values[i] += factor * sums[(w * Shape::kRows + at) * Shape::kMergePitch + lane + 32 * i];
+          row.values[i] += factor * sums[(w * Shape::kRows + at) * Shape::kMergePitch + row_dim<Shape::kDv / 32>(i)];
         }
       }
       if (segment.slot >= 0) {
         const std::int64_t to = static_cast<std::int64_t>(segment.slot) * params.slot_rows + at;
         if (lane == 0) params.partial_states[to] = make_float2(row.largest, row.sum);
 #pragma unroll
-        for (int i = 0; i < Shape::kDv / 32; ++i) params.partial_rows[to * Shape::kDv + lane + 32 * i] = row.values[i];
+        for (int i = 0; i < Shape::kDv / 32; ++i) {
+          params.partial_rows[to * Shape::kDv + row_dim<Shape::kDv / 32>(i)] = row.values[i];
+        }
       }
     }
     if (segment.slot >= 0) continue;
@@ -234,8 +253,6 @@ __device__ QUIRE_INLINE void merge_warps(const SplitParams& params, const Segmen
 template <class Shape>
 __device__ QUIRE_INLINE void stream_segment(const SplitParams& params, const Segment& segment,
                                             DecodeLoader<Shape>& loader, DecodeState<Shape>& state) {
-  const TileTerms how = tile_terms(params.args, segment);
-  const bool scaled = Shape::kBytes == 1 && params.args.kv.key[0].scales != nullptr;
   const std::int32_t step = Shape::kWarps * Shape::kKeys;
   const std::int32_t begin = segment.keys.begin + static_cast<std::int32_t>(threadIdx.x / 32) * Shape::kKeys;
   const std::int32_t end = segment.keys.end;
@@ -250,13 +267,29 @@ __device__ QUIRE_INLINE void stream_segment(const SplitParams& params, const Seg
     next += step;
     ptx::cp_async_commit();
   }
-  load_queries<Shape>(params.args, segment, params.shape.group, how, state);
+  DecodeCall call;
+  call.terms = tile_terms(params.args, segment);
+  call.scaled = Shape::kBytes == 1 && params.args.kv.key[0].scales != nullptr;
+  call.one_row = segment.rows.num_tokens == 1 && !call.terms.has_logit_terms && !call.terms.terms.tree.active();
+  call.group = params.shape.group;
+#pragma unroll
+  for (int stream = 0; stream < Shape::kStreams; ++stream) {
+    call.factor[stream] = params.args.variant.scale * params.args.query_scale *
+                          params.args.kv.key[stream].tensor_scale * (call.terms.has_logit_terms ? 1.0f : kLog2E);
+  }
+  call.shift_k = loader.shift_k;
+  call.shift_v = loader.shift_v;
+  load_queries<Shape>(params.args, segment, params.shape.group, state);
   state.reset();
   int stage = 0;
   for (std::int32_t first_key = begin; first_key < end; first_key += step) {
     ptx::cp_async_wait<Shape::kStages - 2>();
     __syncwarp();
-    fold_tile(how, scaled, first_key, loader.stage(stage), state);
+    if (Shape::kBytes == 1 && Shape::kStreams == 1 && loader.inline_unit != 0) {
+      fold_tile<Shape, Shape::kBytes == 1>(call, segment, first_key, loader.stage(stage), state);
+    } else {
+      fold_tile<Shape, false>(call, segment, first_key, loader.stage(stage), state);
+    }
     __syncwarp();
     if (next < end) {
       loader.load(stage == 0 ? Shape::kStages - 1 : stage - 1, next, page);
@@ -307,11 +340,12 @@ __global__ void __launch_bounds__(Shape::kWarps * 32, Shape::kBlocks)
                                segment.kv_head,
                                {segment.rows.keys.begin, segment.keys.end},
                                narrow,
+                               params.inline_unit,
                                params.block_shift,
                                static_cast<std::int32_t>(threadIdx.x % 32)};
     loader.find_units();
     stream_segment<Shape>(params, segment, loader, state);
-    merge_warps<Shape>(params, segment, state, decode_shared);
+    merge_warps<Shape>(params, segment, state, Shape::kBytes == 1 && args.kv.key[0].scales != nullptr, decode_shared);
     unit += segment.num_units;
   }
 }

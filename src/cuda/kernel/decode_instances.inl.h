@@ -15,15 +15,15 @@ DecodeKernel decode_entry() {
           .shared_bytes = Shape::kMainBytes};
 }
 
-// The list: head sizes 64, 96, 128, 192, 256, the pair 192 / 128, and 64 / 2 x 64 for differential attention. Two row
+// The list: head sizes 64, 96, 128, 192, 256, the pair 192 / 128, and 64 / 2 x 64 for differential attention. Four row
 // tiles of 192 and more do not fit the registers.
 template <DType kKV>
 DecodeInstances decode_small() {
   static const DecodeKernel table[] = {
       decode_entry<DecodeShape<kKV, 64, 64, 1, 1>>(),
-      decode_entry<DecodeShape<kKV, 64, 64, 1, 2>>(),
+      decode_entry<DecodeShape<kKV, 64, 64, 1, 4>>(),
       decode_entry<DecodeShape<kKV, 96, 96, 1, 1>>(),
-      decode_entry<DecodeShape<kKV, 96, 96, 1, 2>>(),
+      decode_entry<DecodeShape<kKV, 96, 96, 1, 4>>(),
   };
   return table;
 }
@@ -31,8 +31,8 @@ DecodeInstances decode_small() {
 template <DType kKV>
 DecodeInstances decode_middle() {
   static const DecodeKernel table[] = {
-      decode_entry<DecodeShape<kKV, 128, 128, 1, 1>>(),
-      decode_entry<DecodeShape<kKV, 128, 128, 1, 2>>(),
+      decode_entry<DecodeShape<kKV, 128, 128, 1, 1>>(), decode_entry<DecodeShape<kKV, 128, 128, 1, 2>>(),
+      decode_entry<DecodeShape<kKV, 128, 128, 1, 4>>(), decode_entry<DecodeShape<kKV, 64, 64, 2, 1>>(),
       decode_entry<DecodeShape<kKV, 64, 64, 2, 2>>(),
   };
   return table;
@@ -41,9 +41,9 @@ DecodeInstances decode_middle() {
 template <DType kKV>
 DecodeInstances decode_large() {
   static const DecodeKernel table[] = {
-      decode_entry<DecodeShape<kKV, 192, 192, 1, 1>>(),
-      decode_entry<DecodeShape<kKV, 256, 256, 1, 1>>(),
-      decode_entry<DecodeShape<kKV, 192, 128, 1, 1>>(),
+      decode_entry<DecodeShape<kKV, 192, 192, 1, 1>>(), decode_entry<DecodeShape<kKV, 192, 192, 1, 2>>(),
+      decode_entry<DecodeShape<kKV, 256, 256, 1, 1>>(), decode_entry<DecodeShape<kKV, 256, 256, 1, 2>>(),
+      decode_entry<DecodeShape<kKV, 192, 128, 1, 1>>(), decode_entry<DecodeShape<kKV, 192, 128, 1, 2>>(),
   };
   return table;
 }

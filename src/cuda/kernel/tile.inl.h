@@ -262,13 +262,13 @@ __device__ QUIRE_INLINE void store_segment(const SplitParams& params, const Segm
       rows[stream].sum = states[at].y;
 #pragma unroll
       for (int i = 0; i < Shape::kDv / 32; ++i)
-        rows[stream].values[i] = results[at * Shape::kResultPitch + lane + 32 * i];
+        rows[stream].values[i] = results[at * Shape::kResultPitch + row_dim<Shape::kDv / 32>(i)];
       if (segment.slot < 0) continue;
       const std::int64_t to = static_cast<std::int64_t>(segment.slot) * params.slot_rows + at;
       if (lane == 0) params.partial_states[to] = states[at];
 #pragma unroll
       for (int i = 0; i < Shape::kDv / 32; ++i)
-        params.partial_rows[to * Shape::kDv + lane + 32 * i] = rows[stream].values[i];
+        params.partial_rows[to * Shape::kDv + row_dim<Shape::kDv / 32>(i)] = rows[stream].values[i];
     }
     if (segment.slot >= 0) continue;
     const std::int32_t token = segment.rows.lengths.query_start + segment.rows.first_token + r / params.shape.group;

@@ -40,6 +40,13 @@ __device__ inline void ldmatrix_x4_transposed(std::uint32_t (&r)[4], std::uint32
                : "memory");
 }
 
+// An 8 x 8 matrix of 16-bit elements, held like a quarter of an ldmatrix_x4, transposed.
+__device__ inline std::uint32_t transpose_8x8(std::uint32_t r) {
+  std::uint32_t turned;
+  asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(turned) : "r"(r));
+  return turned;
+}
+
 // One, two or four words at an address aligned to their size.
 template <int kWords>
 __device__ inline void load_shared(std::uint32_t (&r)[kWords], std::uint32_t shared) {
