@@ -24,8 +24,9 @@ struct MmRange {
 };
 
 // The batch as the engine hands it to every builder. Spans and views are the caller's and must outlive the metadata
-// that is built from them. The *_cpu arrays are on the host; the tensors are where attention runs. On the CPU
-// query_start_loc and seq_lens may be left empty: the host arrays are used.
+// that is built from them. The *_cpu arrays are on the host; the tensors are where attention runs. query_start_loc and
+// seq_lens may be left empty: then the host arrays are used, or copied to the device by the builder. What is to be
+// replayed from a CUDA graph needs both on the device, where the caller changes them between replays.
 struct CommonAttentionMetadata {
   std::span<const std::int32_t> query_start_loc_cpu;      // [num_reqs + 1]
   std::span<const std::int32_t> seq_lens_cpu;             // [num_reqs]
@@ -150,6 +151,9 @@ Status validate_batch(const CommonAttentionMetadata& common, const BatchLimits& 
 
 struct AttentionMetadata;
 
+// The device's copies of a metadata's host arrays; what it is made of is the library's own.
+class DeviceArrays;
+
 // The two parts of a metadata, made on first use by any thread. A copy of the metadata makes its own.
 class MetadataParts {
  public:
@@ -187,6 +191,7 @@ struct AttentionMetadata {
   std::vector<std::int32_t> seq_lens;         // host [num_reqs]
   TensorView query_start_loc_device;          // empty on the CPU
   TensorView seq_lens_device;
+  std::shared_ptr<const DeviceArrays> device_arrays;  // null on the CPU; shared by copies of the metadata
   TensorView block_table;
   TensorView slot_mapping;
   std::vector<std::uint8_t> causal_per_seq;
@@ -208,13 +213,14 @@ struct AttentionMetadata {
   AttentionPlan plan;
 
   // Points the terms that belong to the batch (causal flag, causal_per_seq, mm-prefix ranges, trees) at this object's
-  // host arrays, or to null where the batch has none. The object must outlive the variant's use.
+  // arrays, those on the device if there are any, or to null where the batch has none. The object must outlive the
+  // variant's use.
   void bind_batch_terms(Variant& variant) const;
 
   // The prefill and the decode part as metadata of their own (starts rebased to 0, tables and slots sliced, own plan),
   // made on first use, null if empty or if the backend does not split. They live as long as this object and do not
-  // follow later changes to it. query_start_loc_device is empty in the part that is not in front, since its starts are
-  // new; the indices of wanted logits stay with the whole.
+  // follow later changes to it. On a device the part that is not in front has new starts, which are copied there: null
+  // if that fails. The indices of wanted logits stay with the whole.
   const AttentionMetadata* prefill_metadata() const;
   const AttentionMetadata* decode_metadata() const;
 

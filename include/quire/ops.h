@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -43,6 +44,7 @@ Status merge_attn_states(const MergeStatesArgs& args, const Runtime& runtime);
 // Attention of requests that share their first `common_prefix_len` keys (the same blocks): the prefix once for all
 // rows, the suffixes apart, merged by their log-sum-exp. Same result as paged_attention to rounding; sinks count once.
 // The plan is made once a step from the lengths and terms of `args` and owns its small arrays.
+class CascadeDeviceArrays;
 struct CascadePlan {
   std::int32_t common_prefix_len = 0;
   std::int32_t first_request = 0;                    // the first with rows; its blocks are read as the prefix
@@ -52,12 +54,16 @@ struct CascadePlan {
   std::vector<std::int32_t> suffix_mm_ranges;        // mm-prefix ranges counted from the end of the prefix
   AttentionPlan prefix;
   AttentionPlan suffix;
+  std::shared_ptr<const CascadeDeviceArrays> device_arrays = nullptr;  // from place_cascade_plan
 };
 // Host arrays only. Errors: a prefix that is not whole blocks, that does not lie before every query, that the requests
 // do not share, or that a window or chunk cuts; square-root ALiBi (its prefix logits depend on each row's position);
 // differential attention; block-scaled output.
 Result<CascadePlan> make_cascade_plan(const AttentionArgs& args, std::int32_t common_prefix_len,
                                       const PlanConfig& config);
+// Copies the plan's arrays to the runtime's device; nothing on a CPU. `args` of the calls below point to the device
+// then. The lengths are those of the plan: a captured graph is replayed with the same ones.
+Status place_cascade_plan(CascadePlan& plan, const Runtime& runtime);
 std::size_t cascade_workspace_bytes(const AttentionArgs& args, const CascadePlan& plan, const Runtime& runtime);
 // Output and lse as in paged_attention.
 Status cascade_attention(const AttentionArgs& args, const CascadePlan& plan, const Runtime& runtime,

@@ -5,6 +5,7 @@
 #include <array>
 
 #include "backends/traits.h"
+#include "quire/cuda.h"
 
 namespace quire {
 namespace {
@@ -89,6 +90,8 @@ void judge_extras(const AttentionBackend& backend, const AttentionConfig& config
   reasons.unless(!config.use_output_quant || backend.supports_output_quant(), "output quantisation not supported");
   reasons.unless(backend.supports_backplane(config.backplane),
                  "backplane " + std::string(backplane_name(config.backplane)) + " not supported");
+  reasons.unless(config.backplane != Backplane::kCuda || cuda::is_compiled(),
+                 "backplane cuda not available: this build has no CUDA kernels");
 }
 
 }  // namespace

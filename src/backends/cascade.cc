@@ -10,9 +10,22 @@
 
 #include "backends/attention_args.h"
 #include "core/checked.h"
+#include "cuda/attention.h"
+#include "quire/cuda.h"
 #include "quire/ops.h"
 
 namespace quire {
+
+// The plan's small arrays in one piece of device memory.
+class CascadeDeviceArrays {
+ public:
+  cuda::DeviceBuffer buffer;
+  const std::int32_t* prefix_query_start_loc = nullptr;
+  const std::int32_t* prefix_seq_lens = nullptr;
+  const std::int32_t* suffix_seq_lens = nullptr;
+  const std::int32_t* suffix_mm_ranges = nullptr;
+};
+
 namespace {
 
 using std::to_string;
@@ -87,8 +100,9 @@ AttentionArgs prefix_args(const AttentionArgs& args, const CascadePlan& plan) {
   AttentionArgs prefix = args;
   prefix.num_seqs = 1;
   prefix.kv.block_table += plan.first_request * args.kv.block_table_stride;
-  prefix.query_start_loc = plan.prefix_query_start_loc.data();
-  prefix.seq_lens = plan.prefix_seq_lens.data();
+  const CascadeDeviceArrays* device = plan.device_arrays.get();
+  prefix.query_start_loc = device ? device->prefix_query_start_loc : plan.prefix_query_start_loc.data();
+  prefix.seq_lens = device ? device->prefix_seq_lens : plan.prefix_seq_lens.data();
   prefix.variant = Variant{};
   prefix.variant.scale = args.variant.scale;
   prefix.variant.softcap = args.variant.softcap;
@@ -102,11 +116,14 @@ AttentionArgs prefix_args(const AttentionArgs& args, const CascadePlan& plan) {
 
 AttentionArgs suffix_args(const AttentionArgs& args, const CascadePlan& plan) {
   AttentionArgs suffix = args;
-  suffix.seq_lens = plan.suffix_seq_lens.data();
+  const CascadeDeviceArrays* device = plan.device_arrays.get();
+  suffix.seq_lens = device ? device->suffix_seq_lens : plan.suffix_seq_lens.data();
   suffix.kv.block_table += plan.common_prefix_len / args.kv.block_size;
   suffix.variant.window_left = -1;  // hides nothing: make_cascade_plan has seen that
   suffix.variant.chunk = 0;
-  if (!plan.suffix_mm_ranges.empty()) suffix.variant.mm_prefix_ranges = plan.suffix_mm_ranges.data();
+  if (!plan.suffix_mm_ranges.empty()) {
+    suffix.variant.mm_prefix_ranges = device ? device->suffix_mm_ranges : plan.suffix_mm_ranges.data();
+  }
   return suffix;
 }
 
@@ -127,9 +144,10 @@ struct Half {
 
 Result<Half> half_at(const AttentionArgs& args, std::byte* output, std::byte* lse) {
   Half half;
-  QUIRE_ASSIGN_OR_RETURN(
-      half.output, make_tensor(output, DType::kFloat32, {args.num_tokens, args.num_q_heads, args.kv.head_size_v}));
-  QUIRE_ASSIGN_OR_RETURN(half.lse, make_tensor(lse, DType::kFloat32, {args.num_q_heads, args.num_tokens}));
+  const Device device = args.kv.device;
+  QUIRE_ASSIGN_OR_RETURN(half.output, make_tensor(output, DType::kFloat32,
+                                                  {args.num_tokens, args.num_q_heads, args.kv.head_size_v}, device));
+  QUIRE_ASSIGN_OR_RETURN(half.lse, make_tensor(lse, DType::kFloat32, {args.num_q_heads, args.num_tokens}, device));
   return half;
 }
 
@@ -210,13 +228,44 @@ Result<CascadePlan> make_cascade_plan(const AttentionArgs& args, std::int32_t co
   return plan;
 }
 
+Status place_cascade_plan(CascadePlan& plan, const Runtime& runtime) {
+  if (runtime.backplane != Backplane::kCuda) return {};
+  std::vector<std::int32_t> image;
+  const auto add = [&image](const std::vector<std::int32_t>& values) {
+    const std::size_t offset = image.size();
+    image.insert(image.end(), values.begin(), values.end());
+    return offset;
+  };
+  const std::size_t starts = add(plan.prefix_query_start_loc);
+  const std::size_t prefix_lens = add(plan.prefix_seq_lens);
+  const std::size_t suffix_lens = add(plan.suffix_seq_lens);
+  const std::size_t ranges = add(plan.suffix_mm_ranges);
+  auto placed = std::make_shared<CascadeDeviceArrays>();
+  const std::size_t bytes = image.size() * sizeof(std::int32_t);
+  QUIRE_ASSIGN_OR_RETURN(placed->buffer, cuda::DeviceBuffer::allocate(bytes));
+  QUIRE_RETURN_IF_ERROR(cuda::copy_to_device(placed->buffer.data(), image.data(), bytes, runtime.stream));
+  const auto* first = static_cast<const std::int32_t*>(placed->buffer.data());
+  placed->prefix_query_start_loc = first + starts;
+  placed->prefix_seq_lens = first + prefix_lens;
+  placed->suffix_seq_lens = first + suffix_lens;
+  placed->suffix_mm_ranges = first + ranges;
+  plan.device_arrays = std::move(placed);
+  return {};
+}
+
 std::size_t cascade_workspace_bytes(const AttentionArgs& args, const CascadePlan& plan, const Runtime& runtime) {
   return scratch_of(args, plan, runtime).total();
 }
 
 Status cascade_attention(const AttentionArgs& args, const CascadePlan& plan, const Runtime& runtime,
                          std::span<std::byte> workspace) {
-  QUIRE_RETURN_IF_ERROR(backends::check_attention_args(args));
+  const bool on_device = runtime.backplane == Backplane::kCuda;
+  // What the arguments point to is on the device then, and is checked there.
+  if (!on_device) QUIRE_RETURN_IF_ERROR(backends::check_attention_args(args));
+  if (on_device != (plan.device_arrays != nullptr)) {
+    return invalid_argument(std::string("plan: want one ") +
+                            (on_device ? "on the device, by place_cascade_plan" : "on the host") + ", got the other");
+  }
   QUIRE_RETURN_IF_ERROR(check_form(args, plan.common_prefix_len));
   if (args.num_tokens == 0) return {};
   const Scratch scratch = scratch_of(args, plan, runtime);
@@ -233,7 +282,11 @@ Status cascade_attention(const AttentionArgs& args, const CascadePlan& plan, con
   AttentionArgs prefix_call = prefix_args(args, plan);
   write_to(prefix_call, prefix);
   QUIRE_RETURN_IF_ERROR(paged_attention(prefix_call, plan.prefix, runtime, inner));
-  shift_prefix_lse(args, plan, prefix.lse);
+  if (on_device) {
+    QUIRE_RETURN_IF_ERROR(cuda::shift_prefix_lse(args, plan.common_prefix_len, prefix.lse, runtime));
+  } else {
+    shift_prefix_lse(args, plan, prefix.lse);
+  }
   AttentionArgs suffix_call = suffix_args(args, plan);
   write_to(suffix_call, suffix);
   QUIRE_RETURN_IF_ERROR(paged_attention(suffix_call, plan.suffix, runtime, inner));

@@ -60,9 +60,19 @@ double exp_dot(std::span<const float> a, std::span<const float> b) {
 
 class DifferentialImpl final : public PagedImpl {
  public:
-  explicit DifferentialImpl(const ImplConfig& config)
-      : PagedImpl(kTraits, config),
-        subln_weight_(config.differential->subln_weight.begin(), config.differential->subln_weight.end()) {
+  // The configuration has been checked.
+  static Result<std::unique_ptr<AttentionImpl>> create(const ImplConfig& config) {
+    QUIRE_ASSIGN_OR_RETURN(Arrays arrays, place_arrays(config));
+    QUIRE_ASSIGN_OR_RETURN(LayerFloats weight, LayerFloats::place(config.differential->subln_weight, config.runtime));
+    return std::unique_ptr<AttentionImpl>(new DifferentialImpl(config, std::move(arrays), std::move(weight)));
+  }
+
+ protected:
+  void finish_args(AttentionArgs& args) const override { args.differential = combine_; }
+
+ private:
+  DifferentialImpl(const ImplConfig& config, Arrays arrays, LayerFloats subln_weight)
+      : PagedImpl(kTraits, config, std::move(arrays)), subln_weight_(std::move(subln_weight)) {
     const DifferentialConfig& own = *config.differential;
     const double init = own.lambda_init.value_or(0.8 - 0.6 * std::exp(-0.3 * own.layer_idx));
     const double lambda = exp_dot(own.lambda_q1, own.lambda_k1) - exp_dot(own.lambda_q2, own.lambda_k2) + init;
@@ -72,11 +82,7 @@ class DifferentialImpl final : public PagedImpl {
                 .subln_weight = subln_weight_.data()};
   }
 
- protected:
-  void finish_args(AttentionArgs& args) const override { args.differential = combine_; }
-
- private:
-  std::vector<float> subln_weight_;
+  LayerFloats subln_weight_;
   DifferentialCombine combine_;
 };
 
@@ -87,7 +93,7 @@ class DifferentialBackend final : public BuiltinBackend {
   Result<std::unique_ptr<AttentionImpl>> make_impl(const ImplConfig& config) const override {
     QUIRE_RETURN_IF_ERROR(check_impl_config(kTraits, config));
     QUIRE_RETURN_IF_ERROR(check_differential(config));
-    return std::unique_ptr<AttentionImpl>(new DifferentialImpl(config));
+    return DifferentialImpl::create(config);
   }
 };
 

@@ -126,6 +126,7 @@ Status check_builder_config(const BackendTraits& traits, const BuilderConfig& co
   if (config.num_speculative_tokens < 0) {
     return wrong("num_speculative_tokens", ">= 0", to_string(config.num_speculative_tokens));
   }
+  if (config.runtime.backplane == Backplane::kCuda) QUIRE_RETURN_IF_ERROR(check_backplane(config.runtime));
   return bounding_terms(config).status();
 }
 

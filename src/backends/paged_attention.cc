@@ -20,9 +20,7 @@ Status check_backplane(const Runtime& runtime) {
       return unsupported("runtime.isa: " + std::string(isa_name(runtime.isa)) +
                          " is not available in this build and on this processor");
     case Backplane::kCuda:
-      return unsupported(
-          "runtime.backplane: layers of backends have no CUDA kernels behind them yet (paged_attention, "
-          "merge_attn_states and the operations of quire/cuda.h have), want cpu or reference, got cuda");
+      return cuda::check_available();
   }
   return invalid_argument("runtime.backplane: want reference, cpu or cuda, got " +
                           std::to_string(static_cast<int>(runtime.backplane)));

@@ -14,7 +14,24 @@ Status not_for(const BackendTraits& traits, std::string_view what) {
   return unsupported("common." + std::string(what) + ": not supported by " + std::string(traits.name));
 }
 
+Status check_on_device(std::string_view name, const TensorView& tensor) {
+  if (tensor.empty() || tensor.device.type == DeviceType::kCuda) return {};
+  return invalid_argument("common." + std::string(name) + ".device: want cuda, got " + device_name(tensor.device));
+}
+
+// Replays of a graph read what the caller writes into these tensors.
+Status check_can_change(std::string_view name, const TensorView& tensor) {
+  if (!tensor.empty() && tensor.device.type == DeviceType::kCuda) return {};
+  return invalid_argument("common." + std::string(name) +
+                          ": want a tensor on the device, where replays of the graph find their lengths, got none");
+}
+
 }  // namespace
+
+PagedBuilder::PagedBuilder(const BackendTraits& traits, const BuilderConfig& config)
+    : traits_(traits), config_(config) {
+  if (config.runtime.backplane == Backplane::kCuda) pool_ = std::make_shared<DevicePool>(config.runtime.stream);
+}
 
 Result<std::unique_ptr<AttentionMetadataBuilder>> PagedBuilder::create(const BackendTraits& traits,
                                                                        const BuilderConfig& config) {
@@ -70,7 +87,12 @@ Status PagedBuilder::check_batch(const CommonAttentionMetadata& common) const {
 Result<AttentionMetadata> PagedBuilder::make(const CommonAttentionMetadata& common,
                                              const MetadataOptions& options) const {
   QUIRE_RETURN_IF_ERROR(check_batch(common));
-  return make_metadata(common, options);
+  if (pool_ == nullptr) return make_metadata(common, options);
+  QUIRE_RETURN_IF_ERROR(check_on_device("block_table", common.block_table_tensor));
+  QUIRE_RETURN_IF_ERROR(check_on_device("slot_mapping", common.slot_mapping));
+  QUIRE_ASSIGN_OR_RETURN(AttentionMetadata metadata, make_metadata(common, options));
+  QUIRE_RETURN_IF_ERROR(place_on_device(metadata, pool_));
+  return metadata;
 }
 
 Result<AttentionMetadata> PagedBuilder::build(std::int32_t common_prefix_len, const CommonAttentionMetadata& common) {
@@ -86,6 +108,11 @@ Result<AttentionMetadata> PagedBuilder::build(std::int32_t common_prefix_len, co
 Result<AttentionMetadata> PagedBuilder::build_for_cudagraph_capture(const CommonAttentionMetadata& common) {
   QUIRE_ASSIGN_OR_RETURN(MetadataOptions own, options());
   own.lengths = traits_.capture_lengths;
+  if (pool_ != nullptr) {
+    own.lengths = LengthUse::kLongest;
+    QUIRE_RETURN_IF_ERROR(check_can_change("query_start_loc", common.query_start_loc));
+    QUIRE_RETURN_IF_ERROR(check_can_change("seq_lens", common.seq_lens));
+  }
   return make(common, own);
 }
 

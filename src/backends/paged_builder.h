@@ -1,7 +1,10 @@
 // PagedBuilder: from a batch to metadata, by the traits of a backend.
 #pragma once
 
+#include <memory>
+
 #include "backends/traits.h"
+#include "plan/device_arrays.h"
 #include "quire/backend.h"
 
 namespace quire::backends {
@@ -18,11 +21,11 @@ class PagedBuilder : public AttentionMetadataBuilder {
 
  protected:
   // The configuration has passed check_builder_config.
-  PagedBuilder(const BackendTraits& traits, const BuilderConfig& config) : traits_(traits), config_(config) {}
+  PagedBuilder(const BackendTraits& traits, const BuilderConfig& config);
   const BuilderConfig& config() const { return config_; }
   // The options of an ordinary build, for backends that change some.
   Result<MetadataOptions> options() const;
-  // Refuses what the backend does not take, then makes the metadata.
+  // Refuses what the backend does not take, then makes the metadata, on a device with its arrays there.
   Result<AttentionMetadata> make(const CommonAttentionMetadata& common, const MetadataOptions& options) const;
 
  private:
@@ -30,6 +33,7 @@ class PagedBuilder : public AttentionMetadataBuilder {
 
   BackendTraits traits_;
   BuilderConfig config_;
+  std::shared_ptr<DevicePool> pool_;  // null on the CPU
 };
 
 }  // namespace quire::backends

@@ -7,6 +7,8 @@
 
 #include "backends/layer_config.h"
 #include "core/checked.h"
+#include "cuda/attention.h"
+#include "quire/cuda.h"
 #include "quire/ops.h"
 
 namespace quire::backends {
@@ -23,32 +25,22 @@ Status check_rows(std::string_view name, const TensorView& tensor, int dim, std:
                           shape_string(tensor));
 }
 
-// Zeros of any dtype are zero bytes.
-Status fill_with_zeros(const TensorView& output) {
-  QUIRE_RETURN_IF_ERROR(check_tensor(
-      output,
-      {"output", {DType::kFloat32, DType::kFloat16, DType::kBFloat16, DType::kFloat8E4M3}, {kAny, kAny, kAny}}));
-  if (output.device.type != DeviceType::kCpu) {
-    return unsupported("output.device: want cpu, got " + device_name(output.device));
-  }
-  const std::int64_t bytes = dtype_bytes(output.dtype);
-  for (std::int64_t token = 0; token < output.size(0); ++token) {
-    for (std::int64_t head = 0; head < output.size(1); ++head) {
-      std::byte* row = output.as<std::byte>() + (token * output.stride(0) + head * output.stride(1)) * bytes;
-      std::memset(row, 0, static_cast<std::size_t>(output.size(2) * bytes));
-    }
-  }
-  return {};
-}
-
 }  // namespace
 
 Result<std::unique_ptr<AttentionImpl>> PagedImpl::create(const BackendTraits& traits, const ImplConfig& config) {
   QUIRE_RETURN_IF_ERROR(check_impl_config(traits, config));
-  return std::unique_ptr<AttentionImpl>(new PagedImpl(traits, config));
+  QUIRE_ASSIGN_OR_RETURN(Arrays arrays, place_arrays(config));
+  return std::unique_ptr<AttentionImpl>(new PagedImpl(traits, config, std::move(arrays)));
 }
 
-PagedImpl::PagedImpl(const BackendTraits& traits, const ImplConfig& config)
+Result<PagedImpl::Arrays> PagedImpl::place_arrays(const ImplConfig& config) {
+  Arrays arrays;
+  QUIRE_ASSIGN_OR_RETURN(arrays.alibi_slopes, LayerFloats::place(config.alibi_slopes, config.runtime));
+  QUIRE_ASSIGN_OR_RETURN(arrays.sinks, LayerFloats::place(config.sinks, config.runtime));
+  return arrays;
+}
+
+PagedImpl::PagedImpl(const BackendTraits& traits, const ImplConfig& config, Arrays arrays)
     : attn_type_(config.attn_type),
       dtype_(config.dtype),
       num_heads_(config.num_heads),
@@ -61,23 +53,22 @@ PagedImpl::PagedImpl(const BackendTraits& traits, const ImplConfig& config)
             .num_kv_heads = config.num_kv_heads,
             .head_size = config.head_size,
             .head_size_v = config.head_size_v == 0 ? config.head_size : config.head_size_v},
-      alibi_slopes_(config.alibi_slopes.begin(), config.alibi_slopes.end()),
-      sinks_(config.sinks.begin(), config.sinks.end()),
+      arrays_(std::move(arrays)),
       runtime_(config.runtime),
       shares_kv_(config.kv_sharing_target_layer_name.has_value()) {
   const Result<Variant> bounds = bounding_terms(config);
   if (bounds.ok()) variant_ = *bounds;  // always: check_impl_config has seen it
   variant_.scale = config.scale;
   variant_.softcap = config.logits_soft_cap.value_or(0.0f);
-  if (!alibi_slopes_.empty()) {
+  if (!arrays_.alibi_slopes.empty()) {
     variant_.alibi = config.alibi;
-    variant_.alibi_slopes = alibi_slopes_.data();
+    variant_.alibi_slopes = arrays_.alibi_slopes.data();
   }
-  if (!sinks_.empty()) variant_.sinks = sinks_.data();
+  variant_.sinks = arrays_.sinks.data();
 }
 
 Status PagedImpl::check_device(std::string_view name, const TensorView& tensor) const {
-  const DeviceType want = runtime_.backplane == Backplane::kCuda ? DeviceType::kCuda : DeviceType::kCpu;
+  const DeviceType want = on_cuda() ? DeviceType::kCuda : DeviceType::kCpu;
   if (tensor.empty() || tensor.device.type == want) return {};
   return invalid_argument(std::string(name) + ".device: want " + (want == DeviceType::kCpu ? "cpu" : "cuda") +
                           ", got " + device_name(tensor.device));
@@ -87,6 +78,7 @@ Status PagedImpl::do_kv_cache_update(const AttentionLayer& layer, const TensorVi
                                      const TensorView& kv_cache, const TensorView& slot_mapping) const {
   if (!stores_keys()) return {};
   QUIRE_ASSIGN_OR_RETURN(const KVSource cache, bind_cache(layer, kv_cache));
+  if (on_cuda()) return cuda::reshape_and_cache_flash(key, value, cache, slot_mapping, runtime_.stream);
   return reshape_and_cache_flash(key, value, cache, slot_mapping);
 }
 
@@ -97,16 +89,20 @@ Status PagedImpl::do_rope_and_kv_cache_update(const AttentionLayer& layer, const
     return unsupported("do_rope_and_kv_cache_update: encoder attention stores nothing to fuse the rotation with");
   }
   QUIRE_ASSIGN_OR_RETURN(const KVSource cache, bind_cache(layer, kv_cache));
-  if (!shares_kv_) return rope_and_cache_flash(rope, key, value, cache, slot_mapping);
+  const auto rotate_and_store = [&](const TensorView& keys, const TensorView& values, const TensorView& slots) {
+    if (on_cuda()) return cuda::rope_and_cache_flash(rope, keys, values, cache, slots, runtime_.stream);
+    return rope_and_cache_flash(rope, keys, values, cache, slots);
+  };
+  if (!shares_kv_) return rotate_and_store(key, value, slot_mapping);
   // No key and no slot: only the queries are rotated.
   const auto none = [&](std::int32_t size) {
-    return make_tensor(rope.query.data, dtype_, {0, spec_.num_kv_heads, size});
+    return make_tensor(rope.query.data, dtype_, {0, spec_.num_kv_heads, size}, kv_cache.device);
   };
   std::int64_t no_slot = -1;
   QUIRE_ASSIGN_OR_RETURN(const TensorView no_keys, none(spec_.head_size));
   QUIRE_ASSIGN_OR_RETURN(const TensorView no_values, none(spec_.head_size_v));
-  QUIRE_ASSIGN_OR_RETURN(const TensorView no_slots, make_tensor(&no_slot, DType::kInt64, {0}));
-  return rope_and_cache_flash(rope, no_keys, no_values, cache, no_slots);
+  QUIRE_ASSIGN_OR_RETURN(const TensorView no_slots, make_tensor(&no_slot, DType::kInt64, {0}, kv_cache.device));
+  return rotate_and_store(no_keys, no_values, no_slots);
 }
 
 Result<KVSource> PagedImpl::bind_cache(const AttentionLayer& layer, const TensorView& kv_cache) const {
@@ -147,8 +143,14 @@ Status PagedImpl::check_metadata(const AttentionMetadata& metadata) const {
                             "; 0 is none), got one for window " + to_string(metadata.plan_variant.window_left + 1) +
                             ", chunk " + to_string(metadata.plan_variant.chunk));
   }
+  if (on_cuda() != (metadata.device_arrays != nullptr)) {
+    return invalid_argument(std::string("metadata: want it built for the layer's backplane ") +
+                            std::string(backplane_name(runtime_.backplane)) + ", got it built for " +
+                            (on_cuda() ? "the host" : "cuda"));
+  }
   if (!reads_cache()) return {};
   if (metadata.block_table.empty()) return invalid_argument("metadata.block_table: want a table, got none");
+  QUIRE_RETURN_IF_ERROR(check_device("metadata.block_table", metadata.block_table));
   if (metadata.block_size != spec_.block_size) {
     return invalid_argument("metadata.block_size: want " + to_string(spec_.block_size) + ", got " +
                             to_string(metadata.block_size));
@@ -235,9 +237,34 @@ Status PagedImpl::set_tensors(const AttentionLayer& layer, const ForwardArgs& fo
   return {};
 }
 
+// Zeros of any dtype are zero bytes.
+Status PagedImpl::fill_with_zeros(const TensorView& output) const {
+  QUIRE_RETURN_IF_ERROR(check_tensor(
+      output,
+      {"output", {DType::kFloat32, DType::kFloat16, DType::kBFloat16, DType::kFloat8E4M3}, {kAny, kAny, kAny}}));
+  QUIRE_RETURN_IF_ERROR(check_device("output", output));
+  if (on_cuda()) return cuda::fill_with_zeros(output, runtime_);
+  const std::int64_t bytes = dtype_bytes(output.dtype);
+  for (std::int64_t token = 0; token < output.size(0); ++token) {
+    for (std::int64_t head = 0; head < output.size(1); ++head) {
+      std::byte* row = output.as<std::byte>() + (token * output.stride(0) + head * output.stride(1)) * bytes;
+      std::memset(row, 0, static_cast<std::size_t>(output.size(2) * bytes));
+    }
+  }
+  return {};
+}
+
+// Kernels on a device are chosen by the alignment of queries and of the cache too, which the layer has not seen yet:
+// the largest scratch over what they may be.
 std::size_t PagedImpl::workspace_bytes(const AttentionMetadata& metadata, OutputScales scales) const {
   AttentionArgs args = batch_args(metadata);
-  float present = 0.0f;  // kernels look whether there are scales, not at them
+  // Kernels look whether there are tensors and scales and how they are aligned, not at them.
+  alignas(64) float present = 0.0f;
+  args.query = args.output = &present;
+  args.kv.block_table = &metadata.num_reqs;
+  for (int stream = 0; stream < args.kv.num_streams; ++stream) {
+    args.kv.key[stream].data = args.kv.value[stream].data = &present;
+  }
   if (scales == OutputScales::kBlocks) args.output_block_scale = &present;
   if (is_per_token_head(spec_.cache_dtype)) args.kv.value[0].scales = args.kv.value[1].scales = &present;
   std::size_t most = 0;
@@ -246,6 +273,12 @@ std::size_t PagedImpl::workspace_bytes(const AttentionMetadata& metadata, Output
       args.query_dtype = query_dtype;
       args.output_dtype = output_dtype;
       most = std::max(most, attention_workspace_bytes(args, metadata.plan, runtime_));
+      if (!on_cuda()) continue;
+      for (std::int64_t* stride : {&args.query_head_stride, &args.kv.key[0].head_stride}) {
+        *stride = 1;
+        most = std::max(most, attention_workspace_bytes(args, metadata.plan, runtime_));
+        *stride = 0;
+      }
     }
   }
   return most;

@@ -1,8 +1,7 @@
 // PagedImpl: attention of one layer on a paged cache (or, for encoders, on its own keys), whatever the backend.
 #pragma once
 
-#include <vector>
-
+#include "backends/layer_floats.h"
 #include "backends/traits.h"
 #include "quire/attention.h"
 #include "quire/backend.h"
@@ -25,7 +24,13 @@ class PagedImpl : public AttentionImpl {
   Status forward(const AttentionLayer& layer, const ForwardArgs& args) const override;
 
  protected:
-  PagedImpl(const BackendTraits& traits, const ImplConfig& config);
+  // The layer's arrays, where its kernels run.
+  struct Arrays {
+    LayerFloats alibi_slopes;
+    LayerFloats sinks;
+  };
+  static Result<Arrays> place_arrays(const ImplConfig& config);
+  PagedImpl(const BackendTraits& traits, const ImplConfig& config, Arrays arrays);
   virtual void finish_args(AttentionArgs&) const {}
 
  private:
@@ -37,6 +42,8 @@ class PagedImpl : public AttentionImpl {
   Status check_query_and_output(const ForwardArgs& args, std::int64_t num_tokens) const;
   Status check_device(std::string_view name, const TensorView& tensor) const;
   Status check_metadata(const AttentionMetadata& metadata) const;
+  bool on_cuda() const { return runtime_.backplane == Backplane::kCuda; }
+  Status fill_with_zeros(const TensorView& output) const;
   Result<KVSource> bind_cache(const AttentionLayer& layer, const TensorView& kv_cache) const;
   Status set_tensors(const AttentionLayer& layer, const ForwardArgs& forward, AttentionArgs& args) const;
   Result<KVSource> bind_own_keys(const ForwardArgs& args, const AttentionMetadata& metadata) const;
@@ -46,8 +53,7 @@ class PagedImpl : public AttentionImpl {
   DType dtype_;
   std::int32_t num_heads_;
   KVCacheSpec spec_;  // num_blocks comes with each cache
-  std::vector<float> alibi_slopes_;
-  std::vector<float> sinks_;
+  Arrays arrays_;
   Variant variant_;
   Runtime runtime_;
   bool shares_kv_;

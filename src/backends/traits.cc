@@ -24,7 +24,7 @@ bool BuiltinBackend::supports_block_size(std::int32_t block_size) const {
 }
 
 bool BuiltinBackend::supports_backplane(Backplane backplane) const {
-  return backplane == Backplane::kReference || backplane == Backplane::kCpu;
+  return backplane == Backplane::kReference || backplane == Backplane::kCpu || backplane == Backplane::kCuda;
 }
 
 bool BuiltinBackend::supports_compute_capability(ComputeCapability capability) const {

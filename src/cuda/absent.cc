@@ -2,6 +2,7 @@
 #include <cstddef>
 
 #include "cuda/attention.h"
+#include "cuda/timing.h"
 #include "quire/cuda.h"
 
 namespace quire::cuda {
@@ -33,9 +34,20 @@ Status rope_and_cache_flash(const RopeArgs&, const TensorView&, const TensorView
 Status swap_blocks(const KVSource&, const KVSource&, std::span<const BlockPair>, void*) { return absent(); }
 Status copy_blocks(std::span<const KVSource>, std::span<const BlockPair>, void*) { return absent(); }
 
+Result<Stream> Stream::create() { return absent(); }
+Stream::~Stream() = default;
+Result<CapturedGraph> CapturedGraph::capture(void*, const std::function<Status()>&) { return absent(); }
+CapturedGraph::~CapturedGraph() = default;
+Status CapturedGraph::replay(void*) const { return absent(); }
+Result<std::vector<double>> time_graph(void*, const std::function<Status()>&, const TimingPolicy&) { return absent(); }
+Result<double> time_copy(void*, std::int64_t, const TimingPolicy&) { return absent(); }
+Result<DeviceCeilings> measure_ceilings(void*) { return absent(); }
+
 Status check_available() { return absent(); }
 std::size_t attention_workspace_bytes(const AttentionArgs&, const AttentionPlan&, const Runtime&) { return 0; }
 Status attention(const AttentionArgs&, const AttentionPlan&, const Runtime&, std::span<std::byte>) { return absent(); }
+Status fill_with_zeros(const TensorView&, const Runtime&) { return absent(); }
+Status shift_prefix_lse(const AttentionArgs&, std::int32_t, const TensorView&, const Runtime&) { return absent(); }
 Status merge_attn_states(const MergeStatesArgs&, const Runtime&) { return absent(); }
 
 }  // namespace quire::cuda

@@ -24,6 +24,14 @@ std::size_t attention_workspace_bytes(const AttentionArgs& args, const Attention
 Status attention(const AttentionArgs& args, const AttentionPlan& plan, const Runtime& runtime,
                  std::span<std::byte> workspace);
 
+// A checked tensor [tokens, heads, size] of any strides with a contiguous last dimension.
+Status fill_with_zeros(const TensorView& output, const Runtime& runtime);
+
+// Brings the log-sum-exps [num_q_heads, num_tokens] of a cascade's prefix, whose linear ALiBi was measured as if all
+// rows were one sequence, to each request's own distances. Nothing without ALiBi.
+Status shift_prefix_lse(const AttentionArgs& args, std::int32_t prefix_len, const TensorView& lse,
+                        const Runtime& runtime);
+
 // Arguments have been checked, except for the tensors' memory, which is the device's.
 Status merge_attn_states(const MergeStatesArgs& args, const Runtime& runtime);
 

@@ -42,6 +42,11 @@ Status take_lengths(const MetadataOptions& options, LayerBatch& batch) {
   } else if (options.lengths == LengthUse::kGraphCapture) {
     batch.seq_lens.assign(static_cast<std::size_t>(common.num_reqs), 1);
     batch.limits.context = ContextRule::kUnchecked;
+  } else if (options.lengths == LengthUse::kLongest) {
+    const std::int64_t room = common.block_table_tensor.size(1) * std::max(options.limits.block_size, 1);
+    const auto longest = static_cast<std::int32_t>(std::min<std::int64_t>(common.max_seq_len, room));
+    batch.seq_lens.assign(static_cast<std::size_t>(common.num_reqs), longest);
+    batch.limits.context = ContextRule::kUnchecked;
   } else {
     return {};
   }
@@ -219,7 +224,9 @@ void copy_arrays(const LayerBatch& batch, const MetadataOptions& options, Attent
   out.query_start_loc.assign(common.query_start_loc_cpu.begin(), common.query_start_loc_cpu.end());
   out.seq_lens.assign(common.seq_lens_cpu.begin(), common.seq_lens_cpu.end());
   if (!is_on_host(common.query_start_loc)) out.query_start_loc_device = common.query_start_loc;
-  if (!is_on_host(common.seq_lens)) out.seq_lens_device = common.seq_lens;
+  // Encoders and cross attention count other keys than the caller's seq_lens.
+  const bool own_lengths = options.attn_type != AttentionType::kDecoder;
+  if (!is_on_host(common.seq_lens) && !own_lengths) out.seq_lens_device = common.seq_lens;
   out.block_table = common.block_table_tensor;
   out.slot_mapping = common.slot_mapping;
   out.logits_indices_padded.assign(common.logits_indices_padded.begin(), common.logits_indices_padded.end());

@@ -24,8 +24,10 @@ enum class TreeUse : std::uint8_t {
 };
 enum class TreeForm : std::uint8_t { kMask, kMaskAndBias };  // bias: the 0 / -inf float matrix beside the bit mask
 
-// kGraphCapture: all seq_lens become 1, so that a captured run is short; block ids stay checked.
-enum class LengthUse : std::uint8_t { kActual, kGraphCapture };
+// kGraphCapture: all seq_lens become 1, so that a captured run is short; block ids stay checked. kLongest: the plan is
+// made for sequences of max_seq_len, as far as the block table goes, so that it bounds every batch that a graph on a
+// device is replayed with; the lengths themselves are the caller's tensors there.
+enum class LengthUse : std::uint8_t { kActual, kGraphCapture, kLongest };
 
 struct MetadataOptions {
   // Terms of the layer that bound its keys (window, chunk). `causal` is set from the batch: decoders take common.causal

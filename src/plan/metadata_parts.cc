@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "plan/batch.h"
+#include "plan/device_arrays.h"
 
 namespace quire {
 namespace {
@@ -73,6 +74,7 @@ std::shared_ptr<const AttentionMetadata> make_part(const AttentionMetadata& whol
   Variant bound = part->plan_variant;
   part->bind_batch_terms(bound);
   part->plan = make_attention_plan(part->plan_config, part->query_start_loc, part->seq_lens, bound);
+  if (whole.device_arrays != nullptr && !place_on_device(*part, whole.device_arrays->pool()).ok()) return nullptr;
   return part;
 }
 
@@ -106,6 +108,10 @@ const AttentionMetadata* MetadataParts::get(const AttentionMetadata& whole, Part
 
 void AttentionMetadata::bind_batch_terms(Variant& variant) const {
   variant.causal = causal;
+  if (device_arrays != nullptr) {
+    device_arrays->bind(variant);
+    return;
+  }
   variant.causal_per_seq = causal_per_seq.empty() ? nullptr : causal_per_seq.data();
   variant.mm_prefix_ranges = mm_prefix_ranges.empty() ? nullptr : mm_prefix_ranges.data();
   variant.mm_prefix_max_ranges = mm_prefix_ranges.empty() ? 0 : mm_prefix_max_ranges;

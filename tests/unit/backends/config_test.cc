@@ -36,7 +36,6 @@ TEST(ImplConfigErrors, OfAllBackends) {
       {"sliding_window: want >= 1, got 0", [](ImplConfig& c) { c.sliding_window = 0; }},
       {"chunk: want >= 0", [](ImplConfig& c) { c.chunk = -1; }},
       {"dtype: want float32, float16 or bfloat16, got int8", [](ImplConfig& c) { c.dtype = DType::kInt8; }},
-      {"no CUDA kernels", [](ImplConfig& c) { c.runtime.backplane = Backplane::kCuda; }},
   };
   for (const auto& [text, change] : cases) {
     for (const std::string_view name :
@@ -44,6 +43,18 @@ TEST(ImplConfigErrors, OfAllBackends) {
       expect_message(impl_status(name, change), text);
     }
   }
+}
+
+TEST(ImplConfigErrors, CudaWhereThereIsNone) {
+  if (cuda::device_info().ok()) GTEST_SKIP() << "this machine has a CUDA device";
+  const Status status = impl_status("TRITON_ATTN", [](ImplConfig& c) { c.runtime.backplane = Backplane::kCuda; });
+  EXPECT_EQ(status.code(), StatusCode::kUnsupported);
+  expect_message(status, "CUDA");
+  BuilderConfig builder;
+  builder.num_heads = builder.num_kv_heads = 4;
+  builder.head_size = 16;
+  builder.runtime.backplane = Backplane::kCuda;
+  expect_message(find_backend("XFORMERS").value()->make_builder(builder).status(), "CUDA");
 }
 
 TEST(ImplConfigErrors, WhatABackendLacks) {

@@ -22,9 +22,13 @@ TokenTree uneven_tree() {
 
 // Weights of a differential layer that live as long as the test.
 struct DifferentialWeights {
-  std::vector<float> q1 = std::vector<float>(16, 0.1f), k1 = std::vector<float>(16, 0.3f);
-  std::vector<float> q2 = std::vector<float>(16, -0.2f), k2 = std::vector<float>(16, 0.05f);
-  std::vector<float> norm = std::vector<float>(32, 1.5f);
+  explicit DifferentialWeights(std::size_t size)
+      : q1(size, 1.6f / static_cast<float>(size)),
+        k1(size, 0.3f),
+        q2(size, -3.2f / static_cast<float>(size)),
+        k2(size, 0.05f),
+        norm(2 * size, 1.5f) {}
+  std::vector<float> q1, k1, q2, k2, norm;
 
   DifferentialConfig config() const {
     return {.layer_idx = 3,
@@ -38,7 +42,7 @@ struct DifferentialWeights {
 };
 
 LayerSetup setup_for(std::string_view backend) {
-  static const DifferentialWeights kWeights;
+  static const DifferentialWeights kWeights(16);
   LayerSetup setup{.backend = backend};
   if (backend == "TRITON_ATTN_DIFFKV") setup.config.head_size_v = 24;
   if (backend != "DIFFERENTIAL_FLASH_ATTN") return setup;
@@ -155,12 +159,56 @@ TEST_P(EveryBackend, BFloat16AndFloat16) {
   }
 }
 
+// Sizes that tensor cores take: queries of a token, of a few and of many, and quantised caches.
+TEST_P(EveryBackend, HeadsOf64InSixteenBits) {
+  static const DifferentialWeights kWide(64);
+  for (const DType dtype : {DType::kBFloat16, DType::kFloat16}) {
+    for (const KVCacheDType cache_dtype :
+         {KVCacheDType::kAuto, KVCacheDType::kFp8E4M3, KVCacheDType::kInt8PerTokenHead}) {
+      LayerSetup setup = setup_for(GetParam());
+      setup.config.dtype = dtype;
+      setup.config.kv_cache_dtype = cache_dtype;
+      setup.config.head_size = 64;
+      setup.config.scale = 0.125f;
+      if (setup.config.head_size_v != 0) setup.config.head_size_v = 128;
+      if (setup.config.differential) setup.config.differential = kWide.config();
+      setup.config.sliding_window = 600;
+      const bool prefills_first = setup.config.differential.has_value();
+      if (prefills_first) {
+        setup.sequences = {{0, 70}, {10, 40}, {1300, 1}, {36, 1}};
+      } else {
+        setup.sequences = {{36, 1}, {1300, 1}, {10, 40}, {0, 70}};
+      }
+      const double tolerance = cache_dtype == KVCacheDType::kAuto ? 0.02 : 0.3;
+      expect_dense(setup, prefills_first ? 5 * tolerance : tolerance);
+    }
+  }
+}
+
 TEST_P(EveryBackend, ProfilingRunWritesZeros) {
-  LayerRun run(setup_for(GetParam()));
-  ASSERT_TRUE(run.forward().ok());
-  run.args.metadata = nullptr;
-  ASSERT_TRUE(run.impl->forward(run.layer, run.args).ok());
-  for (const float value : run.output) ASSERT_EQ(value, 0.0f);
+  for (const Runtime& runtime : test_runtimes()) {
+    LayerSetup setup = setup_for(GetParam());
+    setup.config.runtime = runtime;
+    LayerRun run(setup);
+    ASSERT_TRUE(run.forward().ok());
+    ForwardArgs args = run.args;
+    args.metadata = nullptr;
+    // A slice of heads of padded rows: what lies between stays.
+    const std::int64_t width = args.output.size(2);
+    args.output.shape = {2, 2, width};
+    args.output.strides = {4 * width, 2 * width, 1};
+    DeviceCopies copies(runtime);
+    const TensorView whole = copies.place(make_tensor(run.output.data(), DType::kFloat32, {8 * width}).value());
+    args.output.data = whole.data;
+    args.output.device = whole.device;
+    const std::vector<float> before = run.output;
+    ASSERT_TRUE(run.impl->forward(run.layer, args).ok());
+    ASSERT_TRUE(copies.fetch().ok());
+    for (std::size_t i = 0; i < before.size(); ++i) {
+      const auto row = i / static_cast<std::size_t>(width);
+      ASSERT_EQ(run.output[i], row < 8 && row % 2 == 0 ? 0.0f : before[i]) << i;
+    }
+  }
 }
 
 TEST_P(EveryBackend, OutputScaleQuantises) {

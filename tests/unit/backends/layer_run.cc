@@ -40,10 +40,12 @@ ImplConfig default_config() {
 std::vector<Runtime> test_runtimes() {
   Runtime reference;
   reference.backplane = Backplane::kReference;
-  return {reference, default_runtime().value()};
+  std::vector<Runtime> runtimes = {reference, default_runtime().value()};
+  if (cuda::device_info().ok()) runtimes.push_back({.backplane = Backplane::kCuda});
+  return runtimes;
 }
 
-LayerRun::LayerRun(LayerSetup setup) : setup_(std::move(setup)) {
+LayerRun::LayerRun(LayerSetup setup) : setup_(std::move(setup)), batch_copies_(setup_.config.runtime) {
   make_batch();
   make_values();
   status = make_layer();
@@ -139,6 +141,9 @@ Status LayerRun::make_layer() {
   building.runtime = config.runtime;
   QUIRE_ASSIGN_OR_RETURN(impl, backend->make_impl(config));
   QUIRE_ASSIGN_OR_RETURN(builder, backend->make_builder(building));
+  common.block_table_tensor = batch_copies_.place(common.block_table_tensor);
+  common.slot_mapping = batch_copies_.place(common.slot_mapping);
+  QUIRE_RETURN_IF_ERROR(batch_copies_.status());
   QUIRE_ASSIGN_OR_RETURN(metadata, setup_.draft_index ? builder->build_for_drafting(common, *setup_.draft_index)
                                                       : builder->build(0, common));
   return {};
@@ -191,7 +196,13 @@ Status LayerRun::fill_cache() {
   ImplConfig owner = config;
   owner.kv_sharing_target_layer_name.reset();
   QUIRE_ASSIGN_OR_RETURN(const std::unique_ptr<AttentionImpl> writer, backend->make_impl(owner));
-  return writer->do_kv_cache_update(layer, key, value, args.kv_cache, slots);
+  DeviceCopies copies(config.runtime);
+  AttentionLayer placed = layer;
+  placed.kv_scales.k_scale_cache = copies.place(layer.kv_scales.k_scale_cache);
+  placed.kv_scales.v_scale_cache = copies.place(layer.kv_scales.v_scale_cache);
+  QUIRE_RETURN_IF_ERROR(writer->do_kv_cache_update(placed, copies.place(key), copies.place(value),
+                                                   copies.place(args.kv_cache), copies.place(slots)));
+  return copies.fetch();
 }
 
 Status LayerRun::forward() {
@@ -218,9 +229,17 @@ Status LayerRun::forward() {
   args.lse = make_tensor(lse.data(), DType::kFloat32, {config.num_heads, num_tokens()}).value();
   args.metadata = &metadata;
   const OutputScales scales = args.output_block_scale.empty() ? OutputScales::kNoneOrOne : OutputScales::kBlocks;
-  std::vector<std::byte> workspace(impl->workspace_bytes(metadata, scales));
-  args.workspace = workspace;
-  return impl->forward(layer, args);
+  DeviceCopies copies(config.runtime);
+  ForwardArgs placed = args;
+  AttentionLayer placed_layer = layer;
+  for (TensorView* tensor :
+       {&placed.query, &placed.key, &placed.value, &placed.kv_cache, &placed.output, &placed.output_block_scale,
+        &placed.lse, &placed_layer.kv_scales.k_scale_cache, &placed_layer.kv_scales.v_scale_cache}) {
+    *tensor = copies.place(*tensor);
+  }
+  placed.workspace = copies.scratch(impl->workspace_bytes(metadata, scales));
+  QUIRE_RETURN_IF_ERROR(impl->forward(placed_layer, placed));
+  return copies.fetch();
 }
 
 bool LayerRun::is_visible(std::size_t seq, std::int32_t row, std::int32_t key) const {

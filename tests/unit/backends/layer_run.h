@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "quire/backend.h"
+#include "support/device_copies.h"
 
 namespace quire::test {
 
@@ -33,10 +34,12 @@ struct LayerSetup {
   std::uint64_t seed = 1;
 };
 
-// The runtimes that every test runs on: the float64 reference and the CPU's best ISA.
+// The runtimes that every test runs on: the float64 reference, the CPU's best ISA and, where there is one, a CUDA
+// device.
 std::vector<Runtime> test_runtimes();
 
-// A setup in memory. The cache holds all keys, those of the new tokens included.
+// A setup in host memory, which is copied to the runtime's device for each call and back. The cache holds all keys,
+// those of the new tokens included.
 class LayerRun {
  public:
   explicit LayerRun(LayerSetup setup);
@@ -87,6 +90,7 @@ class LayerRun {
   std::vector<float> query_, keys_, values_;
   std::vector<std::vector<std::byte>> buffers_;
   TensorView new_keys_, new_values_;
+  DeviceCopies batch_copies_;
   std::vector<MmRange> mm_ranges_;
   std::vector<std::int32_t> mm_range_start_;
 };

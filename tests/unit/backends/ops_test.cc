@@ -25,6 +25,7 @@ struct SharedPrefixBatch {
   std::vector<float> query, keys, values, output, lse;
   std::vector<float> slopes = {0.5f, 0.25f, 0.125f, 0.0625f};
   std::vector<float> sinks = {0.5f, -1.0f, 2.0f, 0.0f};
+  std::vector<std::int32_t> ranges = {0, 0, 66, 68, 0, 0, 30, 45};
   AttentionArgs args;
   PlanConfig config{.rows_per_token = kHeads / kKVHeads};
   Runtime runtime;
@@ -70,16 +71,42 @@ struct SharedPrefixBatch {
 
   AttentionPlan plan() const { return make_attention_plan(config, starts, seq_lens, args.variant); }
 
+  // The arguments with everything where the runtime runs.
+  AttentionArgs placed(DeviceCopies& copies) const {
+    AttentionArgs there = args;
+    if (!copies.on_device()) return there;
+    there.query = copies.place(query);
+    there.output = const_cast<float*>(copies.place(output));
+    there.lse = const_cast<float*>(copies.place(lse));
+    there.query_start_loc = copies.place(starts);
+    there.seq_lens = copies.place(seq_lens);
+    there.kv.key[0].data = const_cast<float*>(copies.place(keys));
+    there.kv.value[0].data = const_cast<float*>(copies.place(values));
+    there.kv.block_table = copies.place(table);
+    there.kv.device = {DeviceType::kCuda, 0};
+    if (args.variant.alibi_slopes != nullptr) there.variant.alibi_slopes = copies.place(slopes);
+    if (args.variant.sinks != nullptr) there.variant.sinks = copies.place(sinks);
+    if (args.variant.mm_prefix_ranges != nullptr) there.variant.mm_prefix_ranges = copies.place(ranges);
+    return there;
+  }
+
   Status attend(const AttentionPlan& with) {
-    std::vector<std::byte> workspace(attention_workspace_bytes(args, with, runtime));
-    return paged_attention(args, with, runtime, workspace);
+    DeviceCopies copies(runtime);
+    const AttentionArgs there = placed(copies);
+    const std::span<std::byte> workspace = copies.scratch(attention_workspace_bytes(there, with, runtime));
+    QUIRE_RETURN_IF_ERROR(paged_attention(there, with, runtime, workspace));
+    return copies.fetch();
   }
   Status attend() { return attend(plan()); }
 
   Status cascade(std::int32_t prefix_len) {
-    QUIRE_ASSIGN_OR_RETURN(const CascadePlan with, make_cascade_plan(args, prefix_len, config));
-    std::vector<std::byte> workspace(cascade_workspace_bytes(args, with, runtime));
-    return cascade_attention(args, with, runtime, workspace);
+    QUIRE_ASSIGN_OR_RETURN(CascadePlan with, make_cascade_plan(args, prefix_len, config));
+    QUIRE_RETURN_IF_ERROR(place_cascade_plan(with, runtime));
+    DeviceCopies copies(runtime);
+    const AttentionArgs there = placed(copies);
+    const std::span<std::byte> workspace = copies.scratch(cascade_workspace_bytes(there, with, runtime));
+    QUIRE_RETURN_IF_ERROR(cascade_attention(there, with, runtime, workspace));
+    return copies.fetch();
   }
 };
 
@@ -118,9 +145,8 @@ TEST(Cascade, KeepsDistancesOfAlibi) {
 }
 
 TEST(Cascade, ShiftsMmPrefixRanges) {
-  static const std::vector<std::int32_t> kRanges = {0, 0, 66, 68, 0, 0, 30, 45};
   expect_same_result([](SharedPrefixBatch& batch) {
-    batch.args.variant.mm_prefix_ranges = kRanges.data();
+    batch.args.variant.mm_prefix_ranges = batch.ranges.data();
     batch.args.variant.mm_prefix_max_ranges = 1;
   });
 }
@@ -188,7 +214,7 @@ TEST(PagedAttention, BadArgumentsAreNamed) {
 }
 
 TEST(PagedAttention, PlansOfOtherBatchesAreRefused) {
-  SharedPrefixBatch batch(test_runtimes().back());
+  SharedPrefixBatch batch(default_runtime().value());
   for (const auto& change : std::vector<std::function<void(AttentionPlan&)>>{
            [](AttentionPlan& plan) { plan.items.front().seq = 4; },
            [](AttentionPlan& plan) { plan.items.front().token_begin = 30; },
