@@ -129,7 +129,7 @@ Status reshape_and_cache_flash(const TensorView& key, const TensorView& value, c
   QUIRE_ASSIGN_OR_RETURN(const Context* device, context());
   QUIRE_RETURN_IF_ERROR(take_fault(*device));
   QUIRE_ASSIGN_OR_RETURN(const StoreArgs store, check_store(key, value, cache, slot_mapping));
-  return launch_store({store, device->record_device}, static_cast<cudaStream_t>(stream));
+  return launch_store({.store = store, .record = device->record_device}, static_cast<cudaStream_t>(stream));
 }
 
 Status rope_and_cache_flash(const RopeArgs& rope, const TensorView& key, const TensorView& value, const KVSource& cache,
@@ -138,8 +138,8 @@ Status rope_and_cache_flash(const RopeArgs& rope, const TensorView& key, const T
   QUIRE_RETURN_IF_ERROR(take_fault(*device));
   QUIRE_ASSIGN_OR_RETURN(const StoreArgs store, check_store(key, value, cache, slot_mapping));
   QUIRE_ASSIGN_OR_RETURN(const RopeStoreArgs rotation, check_rope(rope, store));
-  QUIRE_RETURN_IF_ERROR(launch_rotate({rotation, store, device->record_device}, static_cast<cudaStream_t>(stream)));
-  return launch_store({store, device->record_device}, static_cast<cudaStream_t>(stream));
+  return launch_store({.store = store, .rope = rotation, .record = device->record_device},
+                      static_cast<cudaStream_t>(stream));
 }
 
 Status swap_blocks(const KVSource& source, const KVSource& destination, std::span<const BlockPair> pairs,

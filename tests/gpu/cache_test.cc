@@ -51,6 +51,9 @@ struct StoreCase {
   std::int32_t head_size = 128;
   std::int32_t head_size_v = 128;
   bool rotates = false;
+  RopeStyle style = RopeStyle::kNeox;
+  std::int32_t rotary_dim = 64;
+  DType angle_dtype = DType::kFloat32;
 };
 
 class GpuCache : public ::testing::Test {
@@ -103,7 +106,7 @@ class GpuCache : public ::testing::Test {
       std::memcpy(positions.host.data() + i * 8, &position, 8);
     }
     for (int i = 0; i < 64 * 64; ++i) {
-      store_from_float(angles.host.data(), DType::kFloat32, i, static_cast<float>(2.0 * random.uniform() - 1.0));
+      store_from_float(angles.host.data(), c.angle_dtype, i, static_cast<float>(2.0 * random.uniform() - 1.0));
     }
     for (Mirror* mirror : {&key, &value, &query, &cache, &slots, &positions, &angles}) mirror->send();
     const auto update = [&](bool on_device) {
@@ -118,8 +121,8 @@ class GpuCache : public ::testing::Test {
       const TensorView s = view(at(slots), DType::kInt64, {kTokens}, device);
       const RopeArgs rope{.query = view(at(query), c.dtype, {kTokens, 2 * kHeads, c.head_size}, device),
                           .positions = view(at(positions), DType::kInt64, {kTokens}, device),
-                          .cos_sin_cache = view(at(angles), DType::kFloat32, {64, 64}, device),
-                          .style = c.head_size % 3 == 0 ? RopeStyle::kGptj : RopeStyle::kNeox};
+                          .cos_sin_cache = view(at(angles), c.angle_dtype, {64, c.rotary_dim}, device),
+                          .style = c.style};
       if (on_device && c.rotates) return cuda::rope_and_cache_flash(rope, k, v, *source, s, nullptr);
       if (on_device) return cuda::reshape_and_cache_flash(k, v, *source, s, nullptr);
       return c.rotates ? quire::rope_and_cache_flash(rope, k, v, *source, s)
@@ -151,7 +154,8 @@ TEST_F(GpuCache, StoresWhatTheCpuStores) {
              .dtype = dtype,
              .head_size = 72,
              .head_size_v = 72,
-             .rotates = true});
+             .rotates = true,
+             .style = RopeStyle::kGptj});
       }
     }
   }
@@ -164,6 +168,68 @@ TEST_F(GpuCache, StoresHeadMajorPages) {
          .layout = KVCacheLayout::kHND,
          .cache_dtype = cache_dtype,
          .head_size = 192});
+  }
+}
+
+TEST_F(GpuCache, RotatesInEveryStyleAndPart) {
+  for (const RopeStyle style : {RopeStyle::kNeox, RopeStyle::kGptj}) {
+    for (const std::int32_t rotary_dim : {16, 20, 32, 64}) {
+      for (const DType angle_dtype : {DType::kFloat32, DType::kBFloat16}) {
+        for (const KVCacheDType cache_dtype :
+             {KVCacheDType::kAuto, KVCacheDType::kFp8E4M3, KVCacheDType::kFp8E5M2, KVCacheDType::kInt8PerTokenHead}) {
+          run({.cache_dtype = cache_dtype,
+               .head_size = 96,
+               .head_size_v = 96,
+               .rotates = true,
+               .style = style,
+               .rotary_dim = rotary_dim,
+               .angle_dtype = angle_dtype});
+        }
+      }
+    }
+  }
+}
+
+// Both ways between the device and the host, and inside the device, against swap_blocks and copy_blocks of the host.
+TEST_F(GpuCache, MovesBlocksAsTheHostDoes) {
+  for (const KVCacheLayout layout : {KVCacheLayout::kNHD, KVCacheLayout::kHND}) {
+    for (const KVCacheDType cache_dtype : {KVCacheDType::kAuto, KVCacheDType::kInt8PerTokenHead}) {
+      KVCacheSpec spec{.layout = layout,
+                       .cache_dtype = cache_dtype,
+                       .model_dtype = DType::kBFloat16,
+                       .num_blocks = 6,
+                       .block_size = 16,
+                       .num_kv_heads = 3,
+                       .head_size = 64};
+      const auto bytes = static_cast<std::size_t>(*kv_cache_bytes(spec));
+      Mirror first(bytes), second(bytes);
+      Random random(3);
+      for (Mirror* mirror : {&first, &second}) {
+        for (std::byte& byte : mirror->host) byte = static_cast<std::byte>(random.between(0, 255));
+        mirror->send();
+      }
+      const auto bind = [&](void* data, Device device) {
+        return *bind_kv_cache(spec, *view_kv_cache(spec, data, device), {});
+      };
+      const std::vector<BlockPair> pairs = {{0, 5}, {4, 1}, {2, 2}};
+      // The device's first into the host's second; then the host's second into the device's first.
+      std::vector<std::byte> want = second.host;
+      expect_ok(quire::swap_blocks(bind(first.host.data(), {}), bind(want.data(), {}), pairs));
+      std::vector<std::byte> got = second.host;
+      expect_ok(cuda::swap_blocks(bind(first.device.data(), kDevice), bind(got.data(), {}), pairs, nullptr));
+      expect_ok(cuda::synchronize(nullptr));
+      EXPECT_EQ(got, want);
+      const std::vector<BlockPair> back = {{5, 3}, {1, 0}};
+      expect_ok(cuda::swap_blocks(bind(got.data(), {}), bind(first.device.data(), kDevice), back, nullptr));
+      expect_ok(quire::swap_blocks(bind(want.data(), {}), bind(first.host.data(), {}), back));
+      EXPECT_EQ(first.fetch(), first.host);
+      const std::vector<BlockPair> chain = {{0, 1}, {1, 2}, {3, 4}};
+      const std::vector<KVSource> on_device = {bind(first.device.data(), kDevice)};
+      const std::vector<KVSource> on_host = {bind(first.host.data(), {})};
+      expect_ok(cuda::copy_blocks(on_device, chain, nullptr));
+      expect_ok(quire::copy_blocks(on_host, chain));
+      EXPECT_EQ(first.fetch(), first.host);
+    }
   }
 }
 

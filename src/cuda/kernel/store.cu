@@ -1,14 +1,17 @@
-// Stores new keys and values at their slots: a warp a token and head, K and V side by side.
+// Stores new keys and values at their slots, rotated before where that is asked for: a warp a token and head, K and V
+// one after the other. It takes rows of any size and alignment; the packed kernels take most others.
 //
-// Cost: reads and writes every element once, 16 bytes a lane where rows are aligned to that; a row's scale costs one
-// reduction in registers. Bound by memory. Slots are checked here; a bad one stores nothing.
+// Cost: reads and writes every element once, rotated ones twice (the second time out of L1); a row's scale costs one
+// reduction in registers. Bound by memory, and by latency where rows are not aligned. Slots and positions are checked
+// here; a token with a bad one stores nothing.
+#include <algorithm>
+#include <bit>
 #include <string>
 
 #include "core/checked.h"
 #include "cuda/block/rows.h"
+#include "cuda/block/store_row.h"
 #include "cuda/context.h"
-#include "cuda/kernel/store.h"
-#include "kv/addressing.h"
 #include "kv/codec/list.h"
 
 namespace quire::cuda {
@@ -16,41 +19,25 @@ namespace {
 
 constexpr int kWarps = 8;
 
-// A row of K or V on its way.
-struct RowPair {
-  const void* from = nullptr;
-  void* to = nullptr;
-  std::int64_t source = 0;  // first element
-  std::int64_t target = 0;
-  std::int32_t size = 0;
-  float tensor_scale = 1.0f;
-  float* row_scale = nullptr;
-};
-
-// The place of a token's slot; page -1: store nothing.
-__device__ KVPlace slot_place(const StoreParams& params, std::int64_t token) {
-  const std::int64_t slot = params.store.slots[token];
-  const std::int64_t end = params.store.cache.num_blocks * params.store.cache.block_size;
-  if (slot >= end) report(params.record, Fault::kSlot, static_cast<std::int32_t>(token), slot, end);
-  if (slot < 0 || slot >= end) return {-1, 0};
-  return {slot / params.store.cache.block_size, slot % params.store.cache.block_size};
-}
-
-__device__ RowPair row_pair(const TokenRows& rows, const KVSource& cache, const KVRows* of_streams, std::int64_t token,
-                            std::int32_t head, KVPlace place) {
-  const KVRows& to = of_streams[head % cache.num_streams];
-  const std::int32_t kv_head = head / cache.num_streams;
-  RowPair pair{.from = rows.data,
-               .to = to.data,
-               .source = token * rows.token_stride + head * rows.head_stride,
-               .target = row_offset(to, place, kv_head),
-               .size = rows.size,
-               .tensor_scale = to.tensor_scale};
-  if (to.scales != nullptr) {
-    pair.row_scale = to.scales + place.page * to.scale_page_stride + place.token * to.scale_token_stride +
-                     kv_head * to.scale_head_stride;
+// Rotates the first rotary_dim elements of a row in place, a lane a pair; in float32, rounded once.
+__device__ void rotate_row(const StoreParams& params, const TokenRows& rows, std::int64_t token, std::int32_t head,
+                           std::int64_t position) {
+  const RopeStoreArgs& rope = params.rope;
+  const DType dtype = params.store.dtype;
+  const std::int32_t lane = static_cast<std::int32_t>(threadIdx.x % 32);
+  const std::int64_t row = token * rows.token_stride + head * rows.head_stride;
+  const std::int64_t angles = position * rope.cos_sin_stride;
+  const std::int32_t half = rope.rotary_dim / 2;
+  for (std::int32_t i = lane; i < half; i += 32) {
+    const std::int64_t first = row + (rope.style == RopeStyle::kNeox ? i : 2 * i);
+    const std::int64_t second = rope.style == RopeStyle::kNeox ? first + half : first + 1;
+    const float cosine = load_as_float(rope.cos_sin, rope.cos_sin_dtype, angles + i);
+    const float sine = load_as_float(rope.cos_sin, rope.cos_sin_dtype, angles + half + i);
+    const float x = load_as_float(rows.data, dtype, first);
+    const float y = load_as_float(rows.data, dtype, second);
+    store_from_float(rows.data, dtype, first, __fsub_rn(__fmul_rn(x, cosine), __fmul_rn(y, sine)));
+    store_from_float(rows.data, dtype, second, __fadd_rn(__fmul_rn(y, cosine), __fmul_rn(x, sine)));
   }
-  return pair;
 }
 
 // kPer elements of T, moved as one word where they are 4, 8 or 16 bytes.
@@ -103,11 +90,23 @@ template <class Function>
 __device__ void for_rows(const StoreParams& params, Function&& f) {
   const StoreArgs& store = params.store;
   const std::int64_t index = static_cast<std::int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
-  if (index >= store.num_slots * store.key.num_heads) return;
-  const std::int64_t token = index / store.key.num_heads;
-  const auto head = static_cast<std::int32_t>(index % store.key.num_heads);
-  const KVPlace place = slot_place(params, token);
+  if (index >= params.num_tokens() * params.rows_of_token()) return;
+  const std::int64_t token = index / params.rows_of_token();
+  const auto row = static_cast<std::int32_t>(index % params.rows_of_token());
+  const std::int32_t q_heads = params.rope.query.num_heads;
+  const bool rotated = token < params.rope.num_positions;
+  const std::int64_t position = rotated ? checked_position(params, token) : 0;
+  if (position < 0) return;
+  if (row < q_heads) {
+    if (rotated) rotate_row(params, params.rope.query, token, row, position);
+    return;
+  }
+  if (token >= store.num_slots) return;
+  const KVPlace place = slot_place(params, token, store.slots[token]);
   if (place.page < 0) return;
+  const std::int32_t head = row - q_heads;
+  if (rotated) rotate_row(params, store.key, token, head, position);
+  __syncwarp();
   f(row_pair(store.key, store.cache, store.cache.key, token, head, place));
   f(row_pair(store.value, store.cache, store.cache.value, token, head, place));
 }
@@ -149,7 +148,7 @@ bool rows_align(const StoreArgs& store, std::int64_t per) {
 }
 
 unsigned blocks_of(const StoreParams& params) {
-  return static_cast<unsigned>(ceil_div(params.store.num_slots * params.store.key.num_heads, kWarps));
+  return static_cast<unsigned>(ceil_div(params.num_tokens() * params.rows_of_token(), kWarps));
 }
 
 template <class T>
@@ -188,14 +187,69 @@ bool convert_from(const StoreParams& params, cudaStream_t stream) {
   }
 }
 
+// Whether packed kernels can take the rows: sizes of whole packs, few enough for a warp, everything aligned.
+bool can_pack(const StoreParams& params) {
+  const StoreArgs& store = params.store;
+  constexpr std::int32_t kPack = 8;
+  const std::int64_t bytes = dtype_bytes(store.dtype);
+  if (bytes == 1 || std::max(store.key.size, store.value.size) > 32 * kPack) return false;
+  if (params.num_tokens() * params.rows_of_token() > 0x7fffffff / 32) return false;
+  std::uint64_t odd = 0;
+  const auto need = [&](const void* data, std::int64_t alignment) {
+    odd |= reinterpret_cast<std::uintptr_t>(data) % static_cast<std::uint64_t>(alignment);
+  };
+  const auto need_rows = [&](const TokenRows& rows) {
+    need(rows.data, 16);
+    for (const std::int64_t stride : {rows.token_stride, rows.head_stride}) {
+      odd |= static_cast<std::uint64_t>(stride * bytes % 16);
+    }
+    odd |= static_cast<std::uint64_t>(rows.size % kPack);
+  };
+  need_rows(store.key);
+  need_rows(store.value);
+  const std::int64_t cache_bytes = dtype_bytes(store.cache.dtype);
+  const std::int64_t alignment = cache_bytes == 1 ? (params.wide_cache ? 8 : 4) : 16;
+  for (std::int32_t stream = 0; stream < store.cache.num_streams; ++stream) {
+    for (const KVRows* rows : {&store.cache.key[stream], &store.cache.value[stream]}) {
+      need(rows->data, alignment);
+      for (const std::int64_t stride : {rows->page_stride, rows->token_stride, rows->head_stride}) {
+        odd |= static_cast<std::uint64_t>(stride * cache_bytes % alignment);
+      }
+    }
+  }
+  if (params.rotates()) {
+    if (params.rope.query.num_heads > 0) need_rows(params.rope.query);
+    need(params.rope.cos_sin, 16);
+    odd |= static_cast<std::uint64_t>(params.rope.cos_sin_stride % kPack);
+    odd |= static_cast<std::uint64_t>(params.rope.rotary_dim % (2 * kPack));
+  }
+  return odd == 0;
+}
+
+bool launch_packed(StoreParams params, cudaStream_t stream) {
+  if (!can_pack(params)) {
+    params.wide_cache = false;
+    if (!can_pack(params)) return false;
+  }
+  const auto size = static_cast<std::uint32_t>(std::max(params.store.key.size, params.store.value.size));
+  params.team_lanes = static_cast<std::int32_t>(std::bit_ceil((size + 7) / 8));
+  if (params.store.dtype == DType::kFloat32) return launch_packed_float32(params, stream);
+  if (params.store.dtype == DType::kFloat16) return launch_packed_float16(params, stream);
+  return launch_packed_bfloat16(params, stream);
+}
+
 }  // namespace
 
-Status launch_store(const StoreParams& params, cudaStream_t stream) {
-  const StoreArgs& store = params.store;
-  if (store.num_slots == 0) return {};
-  if (store.num_slots * store.key.num_heads > std::int64_t{0x7fffffff} * kWarps) {
+Status launch_store(const StoreParams& args, cudaStream_t stream) {
+  const StoreArgs& store = args.store;
+  if (args.num_tokens() == 0) return {};
+  if (args.num_tokens() * args.rows_of_token() > std::int64_t{0x7fffffff} * kWarps) {
     return unsupported("slot_mapping: want fewer than 2^34 rows");
   }
+  StoreParams params = args;
+  const auto block_size = static_cast<std::uint32_t>(store.cache.block_size);
+  params.block_shift = std::has_single_bit(block_size) ? std::countr_zero(block_size) : -1;
+  if (launch_packed(params, stream)) return to_status(cudaGetLastError(), "packed_store_kernel");
   const bool row_scales = store.cache.key[0].scales != nullptr;
   bool known = true;
   if (store.dtype == store.cache.dtype && !row_scales) {

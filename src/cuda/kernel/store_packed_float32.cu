@@ -1,0 +1,10 @@
+// The packed cache update from float32 rows.
+#include "cuda/kernel/store_packed.inl.h"
+
+namespace quire::cuda {
+
+bool launch_packed_float32(const StoreParams& params, cudaStream_t stream) {
+  return packed::launch<Float32Element>(params, stream);
+}
+
+}  // namespace quire::cuda
