@@ -16,6 +16,7 @@
 #include "cli/machine.h"
 #include "cli/progress.h"
 #include "cli/runtime_options.h"
+#include "cuda/timing.h"
 
 namespace quire::cli {
 namespace {
@@ -35,6 +36,8 @@ struct Options {
   std::int32_t window = 0;
   double softcap = 0.0;
   std::string layout = "NHD";
+  std::string op = "attention";
+  bool fixed_splits = false;
   bool sequential_blocks = false;
   RuntimeOptions runtime;
   TimingOptions timing;
@@ -101,6 +104,10 @@ std::string shape_arguments(const BenchConfig& config, const Options& options) {
   add(config.layout != plain.layout, "layout", std::string(kv_cache_layout_name(config.layout)));
   add(options.window > 0, "window", std::to_string(options.window));
   add(options.softcap > 0, "softcap", std::to_string(options.softcap));
+  add(config.op != plain.op, "op", std::string(bench_op_name(config.op)));
+  add(config.common_prefix > 0, "common-prefix", std::to_string(config.common_prefix));
+  add(config.tree_nodes > 0, "tree", std::to_string(config.tree_nodes));
+  add(options.fixed_splits, "fixed-splits", "");
   add(config.alibi, "alibi", "");
   add(config.sinks, "sinks", "");
   add(options.sequential_blocks, "sequential-blocks", "");
@@ -120,6 +127,8 @@ Result<BenchConfig> base_config(const Options& options) {
   if (options.softcap > 0) config.logits_soft_cap = static_cast<float>(options.softcap);
   config.block_order = options.sequential_blocks ? BlockOrder::kSequential : BlockOrder::kShuffled;
   config.seed = options.draw.seed;
+  QUIRE_ASSIGN_OR_RETURN(config.op, parse_bench_op(options.op));
+  if (config.tree_nodes < 0) return invalid_argument("tree: want >= 0 nodes, got " + std::to_string(config.tree_nodes));
   const std::int64_t l3_bytes = read_machine().l3_bytes;
   config.cold_bytes = 2 * (l3_bytes > 0 ? l3_bytes : kUnknownL3Bytes);
   return config;
@@ -138,6 +147,8 @@ Result<std::vector<BenchConfig>> collect_configs(const Options& options, const s
         QUIRE_ASSIGN_OR_RETURN(config.kv_cache_dtype, parse_kv_cache_dtype(kv_cache_dtype));
         for (const Runtime& runtime : runtimes) {
           config.runtime = runtime;
+          // Graph replays flush the cache, so that one copy of the batch is cold each time.
+          if (runtime.backplane == Backplane::kCuda) config.cold_bytes = 0;
           out.push_back(config);
         }
       }
@@ -151,6 +162,7 @@ Status measure_row(const NamedBatch& batch, const BenchConfig& config, const Opt
   QUIRE_ASSIGN_OR_RETURN(row.timing, measure(*problem, options.timing));
   row.work = problem->work();
   row.copies = problem->num_copies();
+  QUIRE_ASSIGN_OR_RETURN(row.copy_seconds, measure_copy(*problem));
   if (options.refcheck) {
     QUIRE_ASSIGN_OR_RETURN(row.refcheck, check_against_reference(*problem));
   }
@@ -173,15 +185,21 @@ BenchRow make_row(const NamedBatch& batch, const BenchConfig& config, const Opti
 // flatter the rows.
 Status raise_ceilings(const Runtime& runtime, const Options& options, Progress& progress, Ceilings& ceilings) {
   progress.step("the machine's ceilings");
-  if (runtime.backplane != Backplane::kCpu || options.no_ceilings) return {};
+  if (runtime.backplane == Backplane::kReference || options.no_ceilings) return {};
   QUIRE_ASSIGN_OR_RETURN(const Ceilings again, measure_machine(runtime));
   ceilings.float32_flops = std::max(ceilings.float32_flops, again.float32_flops);
   ceilings.bfloat16_flops = std::max(ceilings.bfloat16_flops, again.bfloat16_flops);
   ceilings.dram_bytes = std::max(ceilings.dram_bytes, again.dram_bytes);
+  ceilings.copy_bytes = std::max(ceilings.copy_bytes, again.copy_bytes);
+  ceilings.launch_seconds = again.launch_seconds;
   return {};
 }
 
 std::string machine_line(const Runtime& runtime) {
+  if (runtime.backplane == Backplane::kCuda) {
+    const Result<cuda::DeviceInfo> device = cuda::device_info();
+    if (device.ok()) return device->name + ", " + std::to_string(device->multiprocessors) + " multiprocessors";
+  }
   const Machine machine = read_machine();
   const int threads = runtime.num_threads > 0 ? runtime.num_threads : omp_get_max_threads();
   return machine.cpu_model + ", " + std::to_string(threads) + " threads";
@@ -205,7 +223,13 @@ Status write_svg(const std::string& path, const std::string& text) {
 Result<int> run(const Options& options) {
   QUIRE_ASSIGN_OR_RETURN(const Format format, parse_format(options.format));
   QUIRE_ASSIGN_OR_RETURN(const std::vector<NamedBatch> batches, collect_batches(options));
-  QUIRE_ASSIGN_OR_RETURN(const std::vector<Runtime> runtimes, resolve_runtimes(options.runtime));
+  QUIRE_ASSIGN_OR_RETURN(std::vector<Runtime> runtimes, resolve_runtimes(options.runtime));
+  cuda::Stream stream;
+  if (runtimes.front().backplane == Backplane::kCuda) {
+    QUIRE_ASSIGN_OR_RETURN(stream, cuda::Stream::create());
+    runtimes.front().stream = stream.get();
+    runtimes.front().splits = options.fixed_splits ? KVSplits::kFixed : KVSplits::kBalanced;
+  }
   QUIRE_ASSIGN_OR_RETURN(const std::vector<BenchConfig> configs, collect_configs(options, runtimes));
   BenchContext context{.machine = machine_line(runtimes.front()), .shape = shape_line(configs.front()), .ceilings = {}};
   std::vector<BenchRow> rows;
@@ -221,7 +245,7 @@ Result<int> run(const Options& options) {
     QUIRE_RETURN_IF_ERROR(raise_ceilings(runtimes.front(), options, progress, context.ceilings));
   }
   for (std::size_t i = 0; i < rows.size(); ++i) {
-    rows[i].roofline = roofline(configs[i % configs.size()], rows[i].work, context.ceilings);
+    rows[i].roofline = roofline(configs[i % configs.size()], rows[i].work, context.ceilings, rows[i].copy_seconds);
   }
   std::cout << format_report(context, rows, format);
   if (!options.svg.empty()) QUIRE_RETURN_IF_ERROR(write_svg(options.svg, report_svg(context, rows)));
@@ -276,6 +300,10 @@ std::function<int()> attach_bench(Usage& usage) {
       {"--softcap", &options->softcap, "Cap of the logits; 0: none"},
       {"--alibi", &shape.alibi, "Add ALiBi"},
       {"--sinks", &shape.sinks, "Add attention sinks"},
+      {"--op", &options->op, "attention, cache-update, rope-cache-update (of the batch's new tokens) or cascade"},
+      {"--common-prefix", &shape.common_prefix, "Tokens at the start of all requests that are the same blocks"},
+      {"--tree", &shape.tree_nodes, "Requests of so many new tokens verify a binary tree of them; 0: none"},
+      {"--fixed-splits", &options->fixed_splits, "Cut keys where no row depends on its batch (cuda only)"},
       {"--sequential-blocks", &options->sequential_blocks, "Blocks in ascending order instead of shuffled"},
       {"--seconds", &options->timing.min_seconds, "Measure each row at least so long"},
       {"--repeats", &options->timing.min_repeats, "and at least so often"},
@@ -291,8 +319,8 @@ std::function<int()> attach_bench(Usage& usage) {
 #endif
   usage.footer =
       "Times are medians over runs on cold keys and values: copies of the batch that together exceed twice the last\n"
-      "cache take turns. TFLOP/s count the products of visible pairs alone. The exit status is 1 if a row could not "
-      "be\n"
+      "cache take turns; on a GPU, replays of a CUDA graph with the L2 cache flushed before each. TFLOP/s count the\n"
+      "products of visible pairs alone. The exit status is 1 if a row could not be\n"
       "measured or --refcheck found it wrong.";
 #ifdef QUIRE_HAS_ENGINE
   return [options, engine] {

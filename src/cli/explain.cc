@@ -7,6 +7,7 @@
 #include "cli/runtime_options.h"
 #include "cli/table.h"
 #include "quire/backend.h"
+#include "quire/cuda.h"
 
 namespace quire::cli {
 namespace {
@@ -43,6 +44,9 @@ Result<AttentionConfig> resolve(const Options& options) {
   if (options.block_size > 0) config.block_size = options.block_size;
   if (!options.compute_capability.empty()) {
     QUIRE_ASSIGN_OR_RETURN(config.device_capability, parse_compute_capability(options.compute_capability));
+  } else if (config.backplane == Backplane::kCuda) {
+    const Result<cuda::DeviceInfo> device = cuda::device_info();
+    if (device.ok()) config.device_capability = {device->major, device->minor};
   }
   return config;
 }
@@ -112,7 +116,8 @@ std::function<int()> attach_explain(Usage& usage) {
       {"--batch-invariant", &config.use_batch_invariant, "Results that do not depend on the batch"},
       {"--kv-connector", &config.use_kv_connector, "A cache that another process fills"},
       {"--device", &options->device, "cpu, reference or cuda"},
-      {"--compute-capability", &options->compute_capability, "Of the GPU, for instance 9.0"},
+      {"--compute-capability", &options->compute_capability,
+       "Of the GPU, for instance 9.0 (default: of the one that is here)"},
       {"--backend", &options->backend, "Select this one instead of the first that can"},
       {"--format", &options->format, "text or json"},
   };

@@ -5,6 +5,7 @@
 #include <iostream>
 
 #include "cli/table.h"
+#include "quire/cuda.h"
 
 namespace quire::cli {
 namespace {
@@ -14,7 +15,7 @@ constexpr std::int32_t kMaxThreads = 4096;
 }  // namespace
 
 void add_runtime_options(Usage& usage, RuntimeOptions& options) {
-  usage.options.push_back({"--device", &options.device, "cpu or reference (float64)"});
+  usage.options.push_back({"--device", &options.device, "cpu, cuda or reference (float64)"});
   usage.options.push_back({"--isa", &options.isa,
                            "scalar, avx2, avx512 or avx512bf16; all: each that can run here (default: QUIRE_ISA, else "
                            "the fastest)"});
@@ -24,8 +25,7 @@ void add_runtime_options(Usage& usage, RuntimeOptions& options) {
 Result<std::vector<Runtime>> resolve_runtimes(const RuntimeOptions& options) {
   Runtime runtime;
   QUIRE_ASSIGN_OR_RETURN(runtime.backplane, parse_backplane(options.device));
-  // Case files and batches are kept in host memory, which no CUDA kernel may be given.
-  if (runtime.backplane == Backplane::kCuda) return unsupported("device: want cpu or reference here, got cuda");
+  if (runtime.backplane == Backplane::kCuda) QUIRE_RETURN_IF_ERROR(cuda::device_info().status());
   if (options.threads < 0 || options.threads > kMaxThreads) {
     return invalid_argument("threads: want 0 to " + std::to_string(kMaxThreads) + ", got " +
                             std::to_string(options.threads));

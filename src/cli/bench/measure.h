@@ -21,13 +21,16 @@ struct Timing {
   std::int32_t repeats = 0;
 };
 
+// On a device: replays of a graph of one run, with the L2 cache flushed before each.
 Result<Timing> measure(BenchProblem& problem, const TimingOptions& options);
 
 // What the machine can do at best, measured in the same run.
 struct Ceilings {
   double float32_flops = 0.0;   // multiply-adds count twice; all threads together
-  double bfloat16_flops = 0.0;  // 0: no such instruction
+  double bfloat16_flops = 0.0;  // 0: no such instruction; on a device products of 16-bit types on tensor cores
   double dram_bytes = 0.0;      // read rate
+  double copy_bytes = 0.0;      // read and written together; a device's
+  double launch_seconds = 0.0;  // a graph of an empty kernel, which is part of every time on a device
 };
 
 // Where the time must go at least, and how near a measured time came to it.
@@ -36,7 +39,10 @@ struct Roofline {
   bool memory_bound = false;
   double floor_seconds = 0.0;
 };
-// Unknown where the ceilings are, and on other devices than the CPU.
-Roofline roofline(const BenchConfig& config, const Work& work, const Ceilings& ceilings);
+// Unknown where the ceilings are. Cache updates on a device are held against a copy of as many bytes that was timed the
+// same way: `copy_seconds`, if it was.
+Roofline roofline(const BenchConfig& config, const Work& work, const Ceilings& ceilings, double copy_seconds);
+// The time of such a copy; 0 for other operations and on the CPU.
+Result<double> measure_copy(const BenchProblem& problem);
 
 }  // namespace quire::cli

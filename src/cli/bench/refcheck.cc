@@ -50,10 +50,10 @@ struct RowBatch {
   std::vector<std::int32_t> query_start_loc, seq_lens, block_table;
 };
 
-RowBatch gather(const BenchProblem& problem, const std::vector<SampledRow>& rows) {
+RowBatch gather(const BenchProblem::HostView& view, const std::vector<SampledRow>& rows) {
   RowBatch out;
-  const TensorView& query = problem.query();
-  const TensorView& table = problem.last_block_table();
+  const TensorView& query = view.query;
+  const TensorView& table = view.block_table;
   const std::int64_t row_bytes = query.stride(0) * dtype_bytes(query.dtype);
   out.query_start_loc.push_back(0);
   for (const SampledRow& row : rows) {
@@ -64,12 +64,11 @@ RowBatch gather(const BenchProblem& problem, const std::vector<SampledRow>& rows
     const auto* blocks = table.as<const std::int32_t>() + static_cast<std::int64_t>(row.request) * table.size(1);
     out.block_table.insert(out.block_table.end(), blocks, blocks + table.size(1));
   }
-  out.output.resize(rows.size() *
-                    static_cast<std::size_t>(problem.output().stride(0) * dtype_bytes(problem.output().dtype)));
+  out.output.resize(rows.size() * static_cast<std::size_t>(view.output.stride(0) * dtype_bytes(view.output.dtype)));
   return out;
 }
 
-Status run_reference(const BenchProblem& problem, RowBatch& batch) {
+Status run_reference(const BenchProblem& problem, const BenchProblem::HostView& view, RowBatch& batch) {
   const auto count = static_cast<std::int64_t>(batch.seq_lens.size());
   const Runtime reference{.backplane = Backplane::kReference};
   ImplConfig impl_config = problem.impl_config();
@@ -85,17 +84,17 @@ Status run_reference(const BenchProblem& problem, RowBatch& batch) {
   common.num_actual_tokens = static_cast<std::int32_t>(count);
   common.max_query_len = 1;
   common.max_seq_len = *std::max_element(batch.seq_lens.begin(), batch.seq_lens.end());
-  QUIRE_ASSIGN_OR_RETURN(common.block_table_tensor, make_tensor(batch.block_table.data(), DType::kInt32,
-                                                                {count, problem.last_block_table().size(1)}));
+  QUIRE_ASSIGN_OR_RETURN(common.block_table_tensor,
+                         make_tensor(batch.block_table.data(), DType::kInt32, {count, view.block_table.size(1)}));
   QUIRE_ASSIGN_OR_RETURN(const AttentionMetadata metadata, builder->build(0, common));
-  const TensorView& query = problem.query();
-  const TensorView& output = problem.output();
+  const TensorView& query = view.query;
+  const TensorView& output = view.output;
   ForwardArgs args;
   QUIRE_ASSIGN_OR_RETURN(args.query,
                          make_tensor(batch.query.data(), query.dtype, {count, query.size(1), query.size(2)}));
   QUIRE_ASSIGN_OR_RETURN(args.output,
                          make_tensor(batch.output.data(), output.dtype, {count, output.size(1), output.size(2)}));
-  args.kv_cache = problem.cache();
+  args.kv_cache = view.cache;
   args.metadata = &metadata;
   const PageBuffer workspace(impl->workspace_bytes(metadata));
   args.workspace = workspace.bytes();
@@ -105,10 +104,15 @@ Status run_reference(const BenchProblem& problem, RowBatch& batch) {
 }  // namespace
 
 Result<RefCheck> check_against_reference(const BenchProblem& problem) {
+  const BenchOp op = problem.config().op;
+  if (problem.config().tree_nodes > 0 || (op != BenchOp::kAttention && op != BenchOp::kCascade)) {
+    return unsupported("refcheck: want causal attention, got a tree or a cache update");
+  }
   const std::vector<SampledRow> rows = sample_rows(problem.batch());
-  RowBatch batch = gather(problem, rows);
-  QUIRE_RETURN_IF_ERROR(run_reference(problem, batch));
-  const TensorView& output = problem.output();
+  QUIRE_ASSIGN_OR_RETURN(const BenchProblem::HostView view, problem.host_view());
+  RowBatch batch = gather(view, rows);
+  QUIRE_RETURN_IF_ERROR(run_reference(problem, view, batch));
+  const TensorView& output = view.output;
   double error = 0.0;
   double answer = 0.0;
   for (std::size_t i = 0; i < rows.size(); ++i) {

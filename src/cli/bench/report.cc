@@ -80,6 +80,8 @@ Table complete_table(const BenchContext& context, const std::vector<BenchRow>& r
                          "peak_f32_flops",
                          "peak_bf16_flops",
                          "dram_bytes_per_s",
+                         "copy_bytes_per_s",
+                         "copy_s",
                          "nmse",
                          "nmse_limit",
                          "command"},
@@ -105,6 +107,8 @@ Table complete_table(const BenchContext& context, const std::vector<BenchRow>& r
                           exact(context.ceilings.float32_flops),
                           exact(context.ceilings.bfloat16_flops),
                           exact(context.ceilings.dram_bytes),
+                          exact(context.ceilings.copy_bytes),
+                          row.copy_seconds > 0 ? fixed(row.copy_seconds, 9) : "",
                           row.refcheck ? short_number(row.refcheck->nmse) : "",
                           row.refcheck ? short_number(row.refcheck->limit) : "",
                           row.command});
@@ -116,7 +120,10 @@ std::string ceilings_line(const Ceilings& ceilings) {
   if (ceilings.float32_flops <= 0) return "ceilings: not measured";
   std::string line = "ceilings of this run: float32 " + short_number(ceilings.float32_flops / 1e12) + " TFLOP/s, ";
   if (ceilings.bfloat16_flops > 0) line += "bfloat16 " + short_number(ceilings.bfloat16_flops / 1e12) + " TFLOP/s, ";
-  return line + "DRAM reads " + short_number(ceilings.dram_bytes / 1e9) + " GB/s";
+  line += "DRAM reads " + short_number(ceilings.dram_bytes / 1e9) + " GB/s";
+  if (ceilings.copy_bytes > 0) line += ", copies " + short_number(ceilings.copy_bytes / 1e9) + " GB/s";
+  if (ceilings.launch_seconds > 0) line += "; an empty kernel " + short_number(ceilings.launch_seconds * 1e6) + " us";
+  return line;
 }
 
 }  // namespace

@@ -22,6 +22,7 @@ struct BenchRow {
   std::int32_t copies = 1;
   Work work;
   Timing timing;
+  double copy_seconds = 0.0;  // of as many bytes; 0: not measured
   Roofline roofline;
   std::optional<RefCheck> refcheck;
 };

@@ -110,6 +110,13 @@ bool CacheImage::guards_intact() const {
          (!v_scale_data_ || v_scale_data_->guards_intact());
 }
 
+std::vector<std::span<std::byte>> CacheImage::memory() {
+  std::vector<std::span<std::byte>> out = {data_.whole()};
+  if (k_scale_data_) out.push_back(k_scale_data_->whole());
+  if (v_scale_data_) out.push_back(v_scale_data_->whole());
+  return out;
+}
+
 void CacheImage::copy_rows(const KVCacheSpec& spec, const TensorView& view, const KVScales& scales) {
   for_each_cache_row(spec_, [&](const CacheIndex& index) {
     const CacheRow from = find_cache_row(spec, view, scales, index);

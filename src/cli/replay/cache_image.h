@@ -3,7 +3,9 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
+#include <vector>
 
 #include "cli/replay/guarded_buffer.h"
 #include "quire/kv_cache.h"
@@ -40,6 +42,8 @@ class CacheImage {
   const KVScales& scales() const { return scales_; }
   CacheRow row(const CacheIndex& index) const { return find_cache_row(spec_, view_, scales_, index); }
   bool guards_intact() const;
+  // All memory of the cache and its scales, guards included.
+  std::vector<std::span<std::byte>> memory();
 
   // Takes over every row of another cache of the same sizes; layout and place of the scales may differ.
   void copy_from(const KVCacheSpec& spec, const TensorView& view);

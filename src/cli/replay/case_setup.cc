@@ -61,8 +61,8 @@ CommonAttentionMetadata common_metadata(const CaseSetup& setup) {
     common.max_query_len = static_cast<std::int32_t>(std::max<std::int64_t>(common.max_query_len, query_len));
     common.max_seq_len = std::max(common.max_seq_len, common.seq_lens_cpu[i]);
   }
-  common.block_table_tensor = file.block_table;
-  common.slot_mapping = file.slot_mapping;
+  common.block_table_tensor = setup.mirror.at(file.block_table);
+  common.slot_mapping = setup.mirror.at(file.slot_mapping);
   common.causal = setup.attn_type == AttentionType::kDecoder;
   common.mm_ranges = setup.mm_ranges;
   common.mm_range_start = setup.mm_range_start;
@@ -176,11 +176,16 @@ KVScales CaseSetup::tensor_scales() const {
 AttentionLayer CaseSetup::layer(const CacheImage& cache) const {
   AttentionLayer out;
   out.kv_scales = cache.scales();
+  out.kv_scales.k_scale_cache = mirror.at(cache.scales().k_scale_cache);
+  out.kv_scales.v_scale_cache = mirror.at(cache.scales().v_scale_cache);
   return out;
 }
 
 Result<std::unique_ptr<CaseSetup>> make_case_setup(const AttentionCase& file, const ReplayOptions& options) {
-  auto setup = std::make_unique<CaseSetup>(file);
+  auto setup = std::make_unique<CaseSetup>(file, options.runtime);
+  for (const TensorView& tensor : {file.query, file.key, file.value, file.block_table, file.slot_mapping}) {
+    QUIRE_RETURN_IF_ERROR(setup->mirror.add(tensor));
+  }
   QUIRE_ASSIGN_OR_RETURN(setup->backend, find_backend(file.backend));
   QUIRE_ASSIGN_OR_RETURN(setup->attn_type, parse_attention_type(file.config.attn_type));
   setup->has_cache = !file.kv_cache.empty();

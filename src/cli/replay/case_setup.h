@@ -5,6 +5,7 @@
 #include <optional>
 #include <vector>
 
+#include "cli/device_mirror.h"
 #include "cli/replay/cache_image.h"
 #include "cli/replay/replay_case.h"
 #include "io/case_file.h"
@@ -13,9 +14,10 @@
 namespace quire::cli {
 
 struct CaseSetup {
-  explicit CaseSetup(const AttentionCase& attention_case) : file(attention_case) {}
+  CaseSetup(const AttentionCase& attention_case, const Runtime& runtime) : file(attention_case), mirror(runtime) {}
 
   const AttentionCase& file;
+  DeviceMirror mirror;  // of the file's tensors, and of what the replay adds
   const AttentionBackend* backend = nullptr;
   AttentionType attn_type = AttentionType::kDecoder;
   bool has_cache = false;

@@ -26,6 +26,8 @@ class GuardedBuffer {
   const std::byte* data() const { return memory_.get() + kGuardBytes; }
   std::span<std::byte> bytes() { return {data(), size_}; }
   std::span<const std::byte> bytes() const { return {data(), size_}; }
+  // The guards too.
+  std::span<std::byte> whole() { return {memory_.get(), total_}; }
 
   bool guards_intact() const {
     const auto untouched = [](std::byte byte) { return byte == kPattern; };

@@ -81,30 +81,50 @@ Status judge_output(const AttentionCase& file, const TensorView& output, ReplayV
   return {};
 }
 
-Status update_cache(const CaseSetup& setup, const CacheImage& cache) {
-  const AttentionCase& file = setup.file;
-  if (!file.key || !file.slot_mapping) return {};
-  return setup.impl->do_kv_cache_update(setup.layer(cache), file.key, file.value, cache.view(), file.slot_mapping);
+Status send(CaseSetup& setup, CacheImage& cache) {
+  for (const auto& memory : cache.memory()) QUIRE_RETURN_IF_ERROR(setup.mirror.send(memory));
+  return {};
 }
 
-Status run_forward(const CaseSetup& setup, const CacheImage* cache, ReplayVerdict& verdict) {
+Status fetch(CaseSetup& setup, CacheImage& cache) {
+  for (const auto& memory : cache.memory()) QUIRE_RETURN_IF_ERROR(setup.mirror.fetch(memory));
+  return {};
+}
+
+Status update_cache(CaseSetup& setup, CacheImage& cache) {
   const AttentionCase& file = setup.file;
+  const DeviceMirror& mirror = setup.mirror;
+  if (!file.key || !file.slot_mapping) return {};
+  QUIRE_RETURN_IF_ERROR(setup.impl->do_kv_cache_update(setup.layer(cache), mirror.at(file.key), mirror.at(file.value),
+                                                       mirror.at(cache.view()), mirror.at(file.slot_mapping)));
+  return fetch(setup, cache);
+}
+
+Status run_forward(CaseSetup& setup, CacheImage* cache, ReplayVerdict& verdict) {
+  const AttentionCase& file = setup.file;
+  DeviceMirror& mirror = setup.mirror;
   const DType dtype = file.output_scale ? DType::kFloat8E4M3 : file.query.dtype;
   GuardedBuffer output(static_cast<std::size_t>(file.output.num_elements() * dtype_bytes(dtype)));
   GuardedBuffer workspace(setup.impl->workspace_bytes(setup.metadata));
   if (!output.ok() || !workspace.ok()) return resource_exhausted("output, workspace: no memory");
+  QUIRE_RETURN_IF_ERROR(mirror.add(output.whole()));
+  QUIRE_RETURN_IF_ERROR(mirror.add(workspace.whole()));
+  QUIRE_ASSIGN_OR_RETURN(
+      const TensorView rows,
+      make_tensor(output.data(), dtype, {file.query.size(0), file.query.size(1), file.config.head_size_v}));
   ForwardArgs args;
-  args.query = file.query;
-  args.key = file.key;
-  args.value = file.value;
-  if (cache != nullptr) args.kv_cache = cache->view();
+  args.query = mirror.at(file.query);
+  args.key = mirror.at(file.key);
+  args.value = mirror.at(file.value);
+  if (cache != nullptr) args.kv_cache = mirror.at(cache->view());
   args.metadata = &setup.metadata;
-  QUIRE_ASSIGN_OR_RETURN(args.output, make_tensor(output.data(), dtype,
-                                                  {file.query.size(0), file.query.size(1), file.config.head_size_v}));
+  args.output = mirror.at(rows);
   if (file.output_scale) args.output_scale = *file.output_scale.as<const float>();
-  args.workspace = workspace.bytes();
+  args.workspace = mirror.at(workspace.bytes());
   QUIRE_RETURN_IF_ERROR(setup.impl->forward(cache == nullptr ? AttentionLayer{} : setup.layer(*cache), args));
-  QUIRE_RETURN_IF_ERROR(judge_output(file, args.output, verdict));
+  QUIRE_RETURN_IF_ERROR(mirror.fetch(output.whole()));
+  QUIRE_RETURN_IF_ERROR(mirror.fetch(workspace.whole()));
+  QUIRE_RETURN_IF_ERROR(judge_output(file, rows, verdict));
   if (!output.guards_intact()) return internal_error("output: bytes outside of it were written");
   if (!workspace.guards_intact()) return internal_error("workspace: bytes outside of it were written");
   return {};
@@ -119,11 +139,14 @@ Status replay(const AttentionCase& file, const ReplayOptions& options, ReplayVer
   QUIRE_ASSIGN_OR_RETURN(CacheImage cache, CacheImage::create(setup->run_spec, setup->tensor_scales()));
   QUIRE_ASSIGN_OR_RETURN(const TensorView before, setup->view_file_cache(file.kv_cache, "kv_cache"));
   cache.copy_from(setup->file_spec, before);
+  for (const auto& memory : cache.memory()) QUIRE_RETURN_IF_ERROR(setup->mirror.add(memory));
   QUIRE_RETURN_IF_ERROR(update_cache(*setup, cache));
   QUIRE_RETURN_IF_ERROR(judge_cache(*setup, cache, verdict));
+  QUIRE_RETURN_IF_ERROR(send(*setup, cache));  // judging may have put the oracle's rows into it
   QUIRE_ASSIGN_OR_RETURN(CacheImage untouched, CacheImage::create(cache.spec(), cache.scales()));
   untouched.copy_from(cache);
   QUIRE_RETURN_IF_ERROR(run_forward(*setup, &cache, verdict));
+  QUIRE_RETURN_IF_ERROR(fetch(*setup, cache));
   const std::string difference = first_cache_difference(untouched, cache, 0);
   if (!difference.empty() || !cache.guards_intact()) return internal_error("kv_cache: forward wrote " + difference);
   return {};

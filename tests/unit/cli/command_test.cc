@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
+#include "quire/cuda.h"
 #include "quire/runtime.h"
 
 namespace {
@@ -65,7 +66,11 @@ TEST(Command, WrongNamesListTheValidOnes) {
   EXPECT_TRUE(has(quire_command("explain --dtype int3"), "bfloat16"));
   EXPECT_TRUE(has(quire_command("bench --set nonsense"), "standard_decode"));
   EXPECT_EQ(quire_command("bench q0").status, 1);
-  EXPECT_TRUE(has(quire_command("bench q16 --device cuda"), "want cpu or reference"));
+  if (!quire::cuda::device_info().ok()) {
+    EXPECT_TRUE(has(quire_command("bench q16 --device cuda"), "CUDA"));
+    EXPECT_EQ(quire_command("replay " + golden_case("triton_mqa_d128") + " --device cuda").status, 1);
+  }
+  EXPECT_TRUE(has(quire_command("bench q16 --device tpu"), "want one of reference, cpu, cuda"));
 }
 
 TEST(Backends, EveryFormatNamesEveryBackend) {
