@@ -1,6 +1,8 @@
 // Reads the machine's description from /proc and /sys; what is not there stays empty.
 #include "cli/machine.h"
 
+#include <omp.h>
+#include <sched.h>
 #include <sys/utsname.h>
 #include <unistd.h>
 
@@ -85,6 +87,22 @@ Machine read_machine() {
   out.nvidia_driver = value_of("/proc/driver/nvidia/version", "NVRM version");
   out.gpus = nvidia_gpus();
   return out;
+}
+
+void pin_threads(int threads) {
+  cpu_set_t allowed;
+  if (sched_getaffinity(0, sizeof(allowed), &allowed) != 0 || CPU_COUNT(&allowed) < threads) return;
+  std::vector<int> cpus;
+  for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
+    if (CPU_ISSET(cpu, &allowed)) cpus.push_back(cpu);
+  }
+#pragma omp parallel num_threads(threads)
+  {
+    cpu_set_t mine;
+    CPU_ZERO(&mine);
+    CPU_SET(cpus[static_cast<std::size_t>(omp_get_thread_num())], &mine);
+    sched_setaffinity(0, sizeof(mine), &mine);
+  }
 }
 
 std::string bytes_string(std::int64_t bytes) {

@@ -23,6 +23,10 @@ struct Machine {
 
 Machine read_machine();
 
+// Ties each of `threads` OpenMP threads to a processor of its own, if the process has as many. Without it a scheduler
+// may leave two threads on one processor for seconds, and half of what the machine can do is measured.
+void pin_threads(int threads);
+
 // "32.0 MiB".
 std::string bytes_string(std::int64_t bytes);
 

@@ -4,6 +4,7 @@
 #include <omp.h>
 
 #include <algorithm>
+#include <atomic>
 #include <limits>
 #include <string>
 
@@ -92,38 +93,58 @@ Partial partial_of(const Context& context, std::int32_t slot, const Chunk& chunk
   return {context.partials, index * slot_rows(context) + row, slot_rows(context), stream_rows};
 }
 
-// Calls run(chunk, first row inside the item) for pieces of at most chunk_rows rows; `heads` are the kv_heads.
-template <class Function>
-void for_each_chunk(const Context& context, const WorkItem& item, KeyRange heads, Function&& run) {
+// The rows of an item from its row-th, at most chunk_rows.
+Chunk chunk_at(const Context& context, const WorkItem& item, KeyRange heads, std::int32_t row) {
   const AttentionArgs& args = *context.call.args;
   const std::int32_t group = context.call.group_size;
   const std::int32_t seq_len = args.seq_lens[item.seq];
-  const Terms terms = terms_of(args.variant, item.seq);
   Chunk chunk{.seq = item.seq, .kv_head = heads.begin, .num_heads = heads.end - heads.begin};
   chunk.context_len = seq_len - (args.query_start_loc[item.seq + 1] - args.query_start_loc[item.seq]);
-  const std::int32_t rows = item.token_count * group;
-  for (std::int32_t row = 0; row < rows; row += context.chunk_rows) {
-    chunk.first_row = item.token_begin * group + row;
-    chunk.num_rows = std::min(context.chunk_rows, rows - row);
-    const RowSpan span{chunk.first_row / group, (chunk.first_row + chunk.num_rows - 1) / group, chunk.context_len};
-    const KeyRange all{std::max(item.kv_begin, 0), std::min(item.kv_end, seq_len)};
-    chunk.keys = fold_clip(terms, all, span);
-    if (chunk.keys.is_empty()) chunk.keys = {0, 0};
-    chunk.interior = fold_interior(terms, chunk.keys, span);
-    run(chunk, row);
-  }
+  chunk.first_row = item.token_begin * group + row;
+  chunk.num_rows = std::min(context.chunk_rows, item.token_count * group - row);
+  const Terms terms = terms_of(args.variant, item.seq);
+  const RowSpan span{chunk.first_row / group, (chunk.first_row + chunk.num_rows - 1) / group, chunk.context_len};
+  chunk.keys = fold_clip(terms, {std::max(item.kv_begin, 0), std::min(item.kv_end, seq_len)}, span);
+  if (chunk.keys.is_empty()) chunk.keys = {0, 0};
+  chunk.interior = fold_interior(terms, chunk.keys, span);
+  return chunk;
 }
 
-void run_item(const Context& context, const Scratch& scratch, std::int64_t index) {
+// Calls run(chunk, first row inside the item) for pieces of at most chunk_rows rows; `heads` are the kv_heads.
+template <class Function>
+void for_each_chunk(const Context& context, const WorkItem& item, KeyRange heads, Function&& run) {
+  const std::int32_t rows = item.token_count * context.call.group_size;
+  for (std::int32_t row = 0; row < rows; row += context.chunk_rows) run(chunk_at(context, item, heads, row), row);
+}
+
+// An item and the kv_heads that a task takes of it.
+struct Task {
+  const WorkItem& item;
+  KeyRange heads{};
+};
+
+Task task_at(const Context& context, std::int64_t index) {
   const std::int32_t heads = context.call.args->kv.num_kv_heads;
   const std::int64_t parts = ceil_div(heads, context.chunk_heads);
-  const WorkItem& item = context.plan.items[static_cast<std::size_t>(index / parts)];
   const auto first = static_cast<std::int32_t>(index % parts) * context.chunk_heads;
-  for_each_chunk(
-      context, item, {first, std::min(first + context.chunk_heads, heads)}, [&](const Chunk& chunk, std::int32_t row) {
-        const Partial partial = item.partial >= 0 ? partial_of(context, item.partial, chunk, row) : Partial{};
-        context.kernels.attend(context.call, chunk, scratch, partial);
-      });
+  return {context.plan.items[static_cast<std::size_t>(index / parts)],
+          {first, std::min(first + context.chunk_heads, heads)}};
+}
+
+// Runs task `index`; `next` is the thread's next one, or -1.
+void run_task(const Context& context, const Scratch& scratch, std::int64_t index, std::int64_t next) {
+  const Task task = task_at(context, index);
+  const std::int32_t rows = task.item.token_count * context.call.group_size;
+  Chunk ahead;
+  if (next >= 0) {
+    const Task after = task_at(context, next);
+    ahead = chunk_at(context, after.item, after.heads, 0);
+  }
+  for_each_chunk(context, task.item, task.heads, [&](Chunk chunk, std::int32_t row) {
+    if (next >= 0 && row + context.chunk_rows >= rows) chunk.next = &ahead;
+    const Partial partial = task.item.partial >= 0 ? partial_of(context, task.item.partial, chunk, row) : Partial{};
+    context.kernels.attend(context.call, chunk, scratch, partial);
+  });
 }
 
 void run_merge(const Context& context, const Scratch& scratch, std::int64_t index) {
@@ -145,12 +166,18 @@ void run_all(const Context& context, const WorkspaceShape& shape, const Workspac
   const std::int64_t merges = static_cast<std::int64_t>(context.plan.merges.size()) * heads;
   const std::int64_t tokens = context.call.block_rows != nullptr ? context.call.args->num_tokens : 0;
   const int threads = static_cast<int>(std::clamp<std::int64_t>(std::max(items, merges), 1, shape.num_threads));
+  std::atomic<std::int64_t> taken{0};
 #pragma omp parallel num_threads(threads)
   {
     const auto thread = static_cast<std::size_t>(omp_get_thread_num());
     const ThreadScratch mine(shape, workspace.threads + thread * workspace.thread_bytes);
-#pragma omp for schedule(dynamic, 1)
-    for (std::int64_t i = 0; i < items; ++i) run_item(context, mine.scratch, i);
+    // Each thread takes a task ahead, so that it can fetch the first keys of the next one.
+    for (std::int64_t next = taken++; next < items;) {
+      const std::int64_t task = next;
+      next = taken++;
+      run_task(context, mine.scratch, task, next < items ? next : -1);
+    }
+#pragma omp barrier
 #pragma omp for schedule(dynamic, 1)
     for (std::int64_t i = 0; i < merges; ++i) run_merge(context, mine.scratch, i);
 #pragma omp for schedule(static)

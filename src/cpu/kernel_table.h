@@ -69,8 +69,9 @@ struct Chunk {
   std::int32_t first_row = 0;  // inside the sequence
   std::int32_t num_rows = 0;   // a stream
   std::int32_t context_len = 0;
-  KeyRange keys{};      // that any row sees
-  KeyRange interior{};  // that every row sees
+  KeyRange keys{};              // that any row sees
+  KeyRange interior{};          // that every row sees
+  const Chunk* next = nullptr;  // what this thread attends afterwards: its first tile is fetched during the last one
 };
 
 // The states that splits of a chunk's rows left behind. Row i of stream s of the chunk's kv_head h is at
@@ -89,16 +90,19 @@ struct TileRows {
   std::int32_t end = 0;
 };
 
-// Rows that will be needed soon, fetched into the second-level cache some at a time while the kernels work: of each
-// array and kv_head, the rows in order.
+// Rows that will be needed soon, fetched into the second-level cache some lines at a time while the kernels work: of
+// each array, runs of `lines` cache lines that start at the rows' addresses; once a kv_head, or once for all of them
+// where they lie side by side.
 struct PrefetchQueue {
   const TileRows* arrays[4] = {};
-  std::int64_t row_bytes[4] = {};
   std::int64_t head_bytes[4] = {};
+  std::int32_t lines[4] = {};
   std::int32_t num_arrays = 0;
   std::int32_t num_heads = 1;
-  std::int32_t rows_a_call = 0;
-  std::int32_t array = 0;  // where the queue stands
+  // Where the queue stands.
+  const char* next = nullptr;
+  std::int32_t left = 0;  // lines of the run
+  std::int32_t array = 0;
   std::int32_t head = 0;
   std::int32_t key = 0;
 };
@@ -114,8 +118,17 @@ struct PackTask {
   std::int64_t out_stride = 0;  // dwords; values only: keys always have kTileKeys
 };
 
-// Weighted values straight from their rows, for few rows of weights: out = out * rescale + weights * values. All of
-// `size`, a multiple of 64, is there.
+// Dot products straight from the rows of a whole tile of keys, for few rows of queries: out [num_rows, kTileKeys]. A
+// row is a multiple of 32 bytes.
+struct DotTask {
+  PackTask keys;
+  const float* query = nullptr;
+  std::int64_t query_stride = 0;
+  std::int32_t num_rows = 0;
+};
+
+// Weighted values straight from their rows, for few rows of weights: out = out * rescale + weights * values. The
+// whole tile is there, and `size` is a multiple of 64.
 struct DirectTask {
   PackTask values;  // `out` and `out_stride` are the sums'
   const float* weights = nullptr;
@@ -156,7 +169,7 @@ struct KernelTable {
   void (*log)(const float* in, float* out, std::int32_t count) = nullptr;
 };
 
-// What keys and values may be stored as, by what is multiplied; codec() in kernel/pack.inl.h has a case for each.
+// What keys and values may be stored as, by what is multiplied; codec() in kernel/codec.inl.h has a case for each.
 inline constexpr DType kFloat32Storage[] = {DType::kFloat32,    DType::kFloat16,    DType::kBFloat16,
                                             DType::kFloat8E4M3, DType::kFloat8E5M2, DType::kInt8};
 inline constexpr DType kBFloat16Storage[] = {DType::kBFloat16, DType::kFloat8E4M3, DType::kFloat8E5M2, DType::kInt8};

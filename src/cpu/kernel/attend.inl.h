@@ -39,6 +39,14 @@ struct PageWalk {
     if (kv->block_table == nullptr) return {0, offset};
     return {kv->block_table[seq * kv->block_table_stride + block], offset};
   }
+  // Tokens from here to the end of the page.
+  QUIRE_INLINE std::int32_t left() const {
+    return kv->block_table == nullptr ? kTileKeys : static_cast<std::int32_t>(kv->block_size - offset);
+  }
+  QUIRE_INLINE void next_page() {
+    offset = 0;
+    ++block;
+  }
   QUIRE_INLINE void next() {
     if (++offset == kv->block_size && kv->block_table != nullptr) {
       offset = 0;
@@ -49,6 +57,14 @@ struct PageWalk {
 
 QUIRE_INLINE const void* row_address(const KVRows& rows, KVPlace place, std::int32_t kv_head, std::int64_t bytes) {
   return static_cast<const char*>(rows.data) + row_offset(rows, place, kv_head) * bytes;
+}
+
+// Addresses of `count` neighbours in a page.
+QUIRE_INLINE void fill_rows(const KVRows& rows, KVPlace first, std::int32_t kv_head, std::int64_t bytes,
+                            const void** row, std::int32_t count) {
+  const char* address = static_cast<const char*>(row_address(rows, first, kv_head, bytes));
+  const std::int64_t step = rows.token_stride * bytes;
+  for (std::int32_t i = 0; i < count; ++i) row[i] = address + i * step;
 }
 
 // Finds the rows of keys [begin, end) of the tile, for the chunk's first kv_head.
@@ -66,12 +82,15 @@ inline void find_rows(const Call& call, const Chunk& chunk, std::int32_t first_k
     }
   }
   PageWalk walk(kv, chunk.seq, range.begin);
-  for (std::int32_t key = begin; key < end; ++key, walk.next()) {
+  for (std::int32_t key = begin; key < end;) {
     const KVPlace place = walk.place();
+    const std::int32_t page_end = min_i32(end, key + walk.left());
     for (std::int32_t stream = 0; stream < kv.num_streams; ++stream) {
-      found.keys[stream].row[key] = row_address(kv.key[stream], place, chunk.kv_head, bytes);
-      found.values[stream].row[key] = row_address(kv.value[stream], place, chunk.kv_head, bytes);
+      fill_rows(kv.key[stream], place, chunk.kv_head, bytes, found.keys[stream].row + key, page_end - key);
+      fill_rows(kv.value[stream], place, chunk.kv_head, bytes, found.values[stream].row + key, page_end - key);
     }
+    key = page_end;
+    walk.next_page();
   }
 }
 
@@ -158,14 +177,22 @@ void add_values_guarded(const Tile& tile, std::uint64_t non_finite) {
   }
 }
 
-// Rows few enough to multiply values without packing them, where no row masks any of them.
+// Rows few enough to multiply values without packing them, where no row masks any of a whole tile.
 QUIRE_INLINE bool takes_values_directly(const Tile& tile) {
   const KVSource& kv = tile.call->args->kv;
-  return tile.is_interior && tile.chunk->num_rows * kv.num_streams <= 8 && kv.head_size_v % kTileKeys == 0;
+  return !tile.is_masked && tile.chunk->num_rows * kv.num_streams <= 8 && kv.head_size_v % kTileKeys == 0;
 }
 
 QUIRE_INLINE std::int64_t head_offset(const Tile& tile, const KVRows& rows, std::int32_t head) {
   return head * rows.head_stride * dtype_bytes(tile.call->args->kv.dtype);
+}
+
+// The same for keys that are stored as the products take them.
+QUIRE_INLINE bool takes_keys_directly(const Tile& tile, const Codec& functions) {
+  const KVSource& kv = tile.call->args->kv;
+  const bool is_whole = tile.begin == 0 && tile.end == kTileKeys;
+  return functions.dot_direct != nullptr && is_whole && tile.chunk->num_rows <= 4 &&
+         kv.head_size * dtype_bytes(kv.dtype) % 32 == 0;
 }
 
 // Dot products and softmax of one stream's rows.
@@ -201,12 +228,24 @@ void attend_tile(Tile& tile, const TileAddresses& rows, std::int32_t head, Prefe
   const Codec functions = codec(call.compute, kv.dtype);
   if (tile.has_row_scales) fill_scales(tile);
   for (tile.stream = 0; tile.stream < kv.num_streams; ++tile.stream) {
-    functions.keys({.size = kv.head_size,
-                    .rows = &rows.keys[tile.stream],
-                    .offset = head_offset(tile, kv.key[tile.stream], head),
-                    .prefetch = prefetch,
-                    .out = scratch.keys[tile.stream]});
-    weigh_keys<C>(tile);
+    PackTask keys{.size = kv.head_size,
+                  .rows = &rows.keys[tile.stream],
+                  .offset = head_offset(tile, kv.key[tile.stream], head),
+                  .prefetch = prefetch};
+    if (takes_keys_directly(tile, functions)) {
+      const std::int32_t first = tile.stream * tile.chunk->num_rows;
+      const std::int32_t served_lines = lines_of(kTileKeys, kv.head_size, kv.dtype) / kDotLeavesLines;
+      keys.out = scratch.logits;
+      functions.dot_direct({.keys = keys,
+                            .query = scratch.query + static_cast<std::int64_t>(first) * call.query_dwords,
+                            .query_stride = call.query_dwords,
+                            .num_rows = tile.chunk->num_rows});
+      softmax_rows<C>(tile, first, tile.chunk->num_rows, prefetch, served_lines / tile.chunk->num_rows);
+    } else {
+      keys.out = scratch.keys[tile.stream];
+      functions.keys(keys);
+      weigh_keys<C>(tile);
+    }
   }
   const std::int32_t all = tile.chunk->num_rows * kv.num_streams;
   update_states(scratch, all);
@@ -255,45 +294,64 @@ struct HeadView {
   }
 };
 
-// The rows of the next tile, in eight parts a kv_head.
+// The rows of the next tile, in the order of memory where the kv_heads of a token are neighbours.
 inline PrefetchQueue make_prefetch_queue(const Call& call, const Chunk& chunk, const TileAddresses& next) {
   const KVSource& kv = call.args->kv;
   const std::int64_t bytes = dtype_bytes(kv.dtype);
   PrefetchQueue queue;
+  bool are_neighbours = true;
   for (std::int32_t i = 0; i < 2 * kv.num_streams; ++i) {
     const bool is_key = i % 2 == 0;
+    const std::int32_t size = is_key ? kv.head_size : kv.head_size_v;
+    const KVRows& rows = is_key ? kv.key[i / 2] : kv.value[i / 2];
     queue.arrays[i] = is_key ? &next.keys[i / 2] : &next.values[i / 2];
-    queue.head_bytes[i] = (is_key ? kv.key[i / 2] : kv.value[i / 2]).head_stride * bytes;
-    queue.row_bytes[i] = (is_key ? kv.head_size : kv.head_size_v) * bytes;
+    queue.head_bytes[i] = rows.head_stride * bytes;
+    queue.lines[i] = lines_of(1, size, kv.dtype);
+    are_neighbours = are_neighbours && rows.head_stride * bytes == queue.lines[i] * kLineBytes;
   }
   queue.num_arrays = 2 * kv.num_streams;
-  queue.num_heads = chunk.num_heads;
-  queue.rows_a_call = kTileKeys / 4;
+  queue.num_heads = are_neighbours ? 1 : chunk.num_heads;
+  for (std::int32_t& lines : queue.lines) lines *= are_neighbours ? chunk.num_heads : 1;
+  queue.key = next.keys[0].begin;
   return queue;
+}
+
+// The keys of `range` in the tile at first_key.
+QUIRE_INLINE KeyRange tile_keys(KeyRange range, std::int32_t first_key) {
+  return {max_i32(range.begin, first_key), min_i32(range.end, first_key + kTileKeys)};
+}
+QUIRE_INLINE std::int32_t tile_start(KeyRange range) { return range.begin / kTileKeys * kTileKeys; }
+
+// Keys that are attended after a split's: of the same chunk or of the next one.
+struct Ahead {
+  const Chunk* chunk = nullptr;
+  KeyRange keys{};
+};
+
+// Finds the rows of the first tile ahead, for the queue.
+inline PrefetchQueue look_ahead(const Call& call, const Ahead& ahead, TileAddresses& found) {
+  if (ahead.chunk == nullptr || ahead.keys.is_empty()) return {};
+  const std::int32_t first_key = tile_start(ahead.keys);
+  find_rows(call, *ahead.chunk, first_key, tile_keys(ahead.keys, first_key), found);
+  return make_prefetch_queue(call, *ahead.chunk, found);
 }
 
 // All tiles of the keys in `range`, which lie in one split; in each tile one kv_head after the other.
 template <class C>
-void attend_split(Tile& tile, const Chunk& chunk, const Scratch& scratch, KeyRange range) {
+void attend_split(Tile& tile, const Chunk& chunk, const Scratch& scratch, KeyRange range, const Ahead& ahead) {
   const Call& call = *tile.call;
   for (std::int32_t head = 0; head < chunk.num_heads; ++head) {
     const HeadView view(call, chunk, scratch, head);
     clear_state(view.scratch.current, chunk.num_rows * call.args->kv.num_streams, call.columns);
   }
   TileAddresses addresses[2];
-  const auto keys_of = [&](std::int32_t first_key) {
-    return KeyRange{max_i32(range.begin, first_key), min_i32(range.end, first_key + kTileKeys)};
-  };
-  std::int32_t first_key = range.begin / kTileKeys * kTileKeys;
-  find_rows(call, chunk, first_key, keys_of(first_key), addresses[0]);
+  std::int32_t first_key = tile_start(range);
+  find_rows(call, chunk, first_key, tile_keys(range, first_key), addresses[0]);
   for (std::int32_t i = 0; first_key < range.end; first_key += kTileKeys, ++i) {
-    const KeyRange keys = keys_of(first_key);
-    PrefetchQueue queue;
-    if (first_key + kTileKeys < range.end) {
-      TileAddresses& next = addresses[(i + 1) % 2];
-      find_rows(call, chunk, first_key + kTileKeys, keys_of(first_key + kTileKeys), next);
-      queue = make_prefetch_queue(call, chunk, next);
-    }
+    const KeyRange keys = tile_keys(range, first_key);
+    const bool is_last = first_key + kTileKeys >= range.end;
+    const Ahead next = is_last ? ahead : Ahead{&chunk, {first_key + kTileKeys, range.end}};
+    PrefetchQueue queue = look_ahead(call, next, addresses[(i + 1) % 2]);
     tile.first_key = first_key;
     tile.begin = keys.begin - first_key;
     tile.end = keys.end - first_key;
@@ -344,7 +402,9 @@ void attend_of(const Call& call, const Chunk& chunk, Scratch scratch, const Part
   bool is_first = true;
   for (std::int32_t begin = chunk.keys.begin; begin < chunk.keys.end;) {
     const std::int32_t split_end = begin / kSplitTokens * kSplitTokens + kSplitTokens;
-    attend_split<C>(tile, chunk, scratch, {begin, min_i32(chunk.keys.end, split_end)});
+    Ahead ahead{&chunk, {split_end, chunk.keys.end}};
+    if (ahead.keys.is_empty()) ahead = chunk.next == nullptr ? Ahead{} : Ahead{chunk.next, chunk.next->keys};
+    attend_split<C>(tile, chunk, scratch, {begin, min_i32(chunk.keys.end, split_end)}, ahead);
     if (is_first) {
       const RowState spare = scratch.total;
       scratch.total = scratch.current;

@@ -10,8 +10,8 @@
 //
 #include "cpu/kernel/compute.inl.h"
 //
+#include "cpu/kernel/codec.inl.h"
 #include "cpu/kernel/gemm.inl.h"
-#include "cpu/kernel/pack.inl.h"
 #include "cpu/kernel/softmax.inl.h"
 #include "cpu/kernel/state.inl.h"
 //

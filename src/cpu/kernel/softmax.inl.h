@@ -5,7 +5,7 @@
 // form runs the variant's terms on every logit. A row whose keys are all masked leaves exactly its old state.
 #pragma once
 
-#include "cpu/kernel_table.h"
+#include "cpu/kernel/prefetch.inl.h"
 #include "variant/logit.h"
 
 namespace quire::cpu {
@@ -103,9 +103,12 @@ void softmax_row(const Tile& tile, std::int32_t row, const float* dots) {
   store_weights<C, kMasked>(tile, row, kept, t);
 }
 
+// Serves `lines` lines a row.
 template <class C>
-QUIRE_INLINE void softmax_rows(const Tile& tile, std::int32_t first, std::int32_t count) {
+QUIRE_INLINE void softmax_rows(const Tile& tile, std::int32_t first, std::int32_t count,
+                               PrefetchQueue* prefetch = nullptr, std::int32_t lines = 0) {
   for (std::int32_t i = 0; i < count; ++i) {
+    serve_prefetch(prefetch, lines);
     const float* dots = tile.scratch->logits + i * kTileKeys;
     if (tile.is_general) {
       if (tile.is_masked) {

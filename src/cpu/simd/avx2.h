@@ -16,6 +16,7 @@ struct Simd {
   static constexpr int kRowBlock = 6;     // rows of the matrix product's register tile
   static constexpr int kVectorBlock = 2;  // and its vectors: 12 accumulators, 2 of b, 1 of a
   static constexpr bool kHasBf16 = false;
+  static constexpr int kTransposedLoads = 0;  // no transposing loads
   struct F {
     __m256 v;
   };

@@ -106,6 +106,41 @@ struct Avx512 {
     }
   }
 
+  // Lane j of register i becomes dword i after `offset` bytes of row j, i < 8. Masked loads put the halves in place,
+  // which takes no shuffle; three shuffles a register remain. Calls between() before every fourth row.
+  static constexpr int kTransposedLoads = 8;
+  template <class Between>
+  QUIRE_INLINE static void load_transposed(const void* const* rows, std::int64_t offset, F* r, Between&& between) {
+    __m512 t[8];
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; ++i) {
+      const auto half = [&](int row) {
+        return _mm256_loadu_ps(reinterpret_cast<const float*>(static_cast<const char*>(rows[row]) + offset));
+      };
+      const int row = i < 4 ? i : i + 4;
+      if (i % 2 == 0) between();
+      t[i] = _mm512_mask_broadcast_f32x8(_mm512_castps256_ps512(half(row)), 0xff00, half(row + 4));
+    }
+    __m512 u[8];
+#pragma GCC unroll 4
+    for (int i = 0; i < 8; i += 2) {
+      u[i] = _mm512_unpacklo_ps(t[i], t[i + 1]);
+      u[i + 1] = _mm512_unpackhi_ps(t[i], t[i + 1]);
+    }
+#pragma GCC unroll 2
+    for (int i = 0; i < 8; i += 4) {
+      t[i] = unpack_low(u[i], u[i + 2]);
+      t[i + 1] = unpack_high(u[i], u[i + 2]);
+      t[i + 2] = unpack_low(u[i + 1], u[i + 3]);
+      t[i + 3] = unpack_high(u[i + 1], u[i + 3]);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      r[i].v = _mm512_shuffle_f32x4(t[i], t[i + 4], 0x88);
+      r[i + 4].v = _mm512_shuffle_f32x4(t[i], t[i + 4], 0xdd);
+    }
+  }
+
   // kLanes elements of a row from index `first`, of which `count` exist; the rest is 0.
   template <DType kStorage>
   QUIRE_INLINE static F load_as_floats(const void* row, std::int64_t first, std::int64_t count) {

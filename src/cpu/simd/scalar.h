@@ -14,6 +14,7 @@ struct Simd {
   static constexpr int kRowBlock = 3;     // rows of the matrix product's register tile
   static constexpr int kVectorBlock = 4;  // and its vectors
   static constexpr bool kHasBf16 = false;
+  static constexpr int kTransposedLoads = 0;  // no transposing loads
   using F = float;
   using I = std::int32_t;
   using M = bool;
