@@ -108,7 +108,7 @@ std::string shape_arguments(const BenchConfig& config, const Options& options) {
   add(options.softcap > 0, "softcap", std::to_string(options.softcap));
   add(config.op != plain.op, "op", std::string(bench_op_name(config.op)));
   add(config.common_prefix > 0, "common-prefix", std::to_string(config.common_prefix));
-  add(config.tree_nodes > 0, "tree", std::to_string(config.tree_nodes));
+  add(config.tree_nodes > 0, "tree-nodes", std::to_string(config.tree_nodes));
   add(options.fixed_splits, "fixed-splits", "");
   add(config.alibi, "alibi", "");
   add(config.sinks, "sinks", "");
@@ -321,7 +321,7 @@ std::function<int()> attach_bench(Usage& usage) {
       {"--sinks", &shape.sinks, "Add attention sinks"},
       {"--op", &options->op, "attention, cache-update, rope-cache-update (of the batch's new tokens) or cascade"},
       {"--common-prefix", &shape.common_prefix, "Tokens at the start of all requests that are the same blocks"},
-      {"--tree", &shape.tree_nodes, "Requests of so many new tokens verify a binary tree of them; 0: none"},
+      {"--tree-nodes", &shape.tree_nodes, "Requests of so many new tokens verify a binary tree of them; 0: none"},
       {"--fixed-splits", &options->fixed_splits, "Cut keys where no row depends on its batch (cuda only)"},
       {"--sequential-blocks", &options->sequential_blocks, "Blocks in ascending order instead of shuffled"},
       {"--seconds", &options->timing.min_seconds, "Measure each row at least so long"},
