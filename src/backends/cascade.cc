@@ -32,7 +32,7 @@ using std::to_string;
 
 constexpr std::size_t kAlignment = 64;
 
-Status wrong(std::string_view name, const std::string& want, const std::string& got) {
+Status wrong_prefix(std::string_view name, const std::string& want, const std::string& got) {
   return invalid_argument(std::string(name) + ": want " + want + ", got " + got);
 }
 
@@ -41,10 +41,10 @@ std::int32_t query_len(const AttentionArgs& args, std::int32_t seq) {
 }
 
 Status check_form(const AttentionArgs& args, std::int32_t prefix_len) {
-  if (args.kv.block_table == nullptr) return wrong("args.kv.block_table", "a paged cache", "contiguous keys");
+  if (args.kv.block_table == nullptr) return wrong_prefix("args.kv.block_table", "a paged cache", "contiguous keys");
   if (prefix_len <= 0 || prefix_len % args.kv.block_size != 0) {
-    return wrong("common_prefix_len", "a positive multiple of block_size " + to_string(args.kv.block_size),
-                 to_string(prefix_len));
+    return wrong_prefix("common_prefix_len", "a positive multiple of block_size " + to_string(args.kv.block_size),
+                        to_string(prefix_len));
   }
   if (args.kv.num_streams != 1) return unsupported("cascade_attention: differential attention has no merged form");
   if (args.output_block_scale != nullptr) return unsupported("cascade_attention: block-scaled output, want one scale");
@@ -68,8 +68,9 @@ Status check_sequence(const AttentionArgs& args, const CascadePlan& plan, std::i
   if (query_len(args, seq) == 0) return {};
   const std::int32_t context_len = args.seq_lens[seq] - query_len(args, seq);
   if (context_len < prefix_len) {
-    return wrong(name, "at least " + to_string(prefix_len + query_len(args, seq)) + " (the prefix and the new tokens)",
-                 to_string(args.seq_lens[seq]));
+    return wrong_prefix(name,
+                        "at least " + to_string(prefix_len + query_len(args, seq)) + " (the prefix and the new tokens)",
+                        to_string(args.seq_lens[seq]));
   }
   const std::int64_t first = first_visible_key(args.variant, args.seq_lens[seq] - 1);
   if (first > 0) {
@@ -80,7 +81,7 @@ Status check_sequence(const AttentionArgs& args, const CascadePlan& plan, std::i
   const std::int32_t* own = args.kv.block_table + seq * args.kv.block_table_stride;
   for (std::int32_t block = 0; block < prefix_len / args.kv.block_size; ++block) {
     if (own[block] == shared[block]) continue;
-    return wrong(
+    return wrong_prefix(
         "args.kv.block_table[" + to_string(seq) + "][" + to_string(block) + "]",
         "block " + to_string(shared[block]) + ", which the prefix of request " + to_string(plan.first_request) + " has",
         to_string(own[block]));

@@ -8,16 +8,16 @@
 namespace quire::backends {
 namespace {
 
-constexpr std::array<std::string_view, 3> kNotes = {
+constexpr std::array<std::string_view, 3> kDifferentialNotes = {
     "Heads 2p and 2p + 1 are the two streams of pair p; K1, K2 and [V1 V2] are read once.",
     "Chunked prefill, prefix caching, mixed batches and any rows of layers that share a cache are taken.",
     "It computes another function than the others, so it is chosen by name only.",
 };
 
-constexpr BackendTraits kTraits = {
+constexpr BackendTraits kDifferentialTraits = {
     .name = "DIFFERENTIAL_FLASH_ATTN",
     .summary = "Differential attention: RMSNorm(softmax1 - lambda * softmax2) over paired heads.",
-    .notes = kNotes,
+    .notes = kDifferentialNotes,
     .format = KVCacheFormat::kDifferential,
     .automatic = false,
     .cudagraph = CudagraphSupport::kUniformSingleTokenDecode,
@@ -72,7 +72,7 @@ class DifferentialImpl final : public PagedImpl {
 
  private:
   DifferentialImpl(const ImplConfig& config, Arrays arrays, LayerFloats subln_weight)
-      : PagedImpl(kTraits, config, std::move(arrays)), subln_weight_(std::move(subln_weight)) {
+      : PagedImpl(kDifferentialTraits, config, std::move(arrays)), subln_weight_(std::move(subln_weight)) {
     const DifferentialConfig& own = *config.differential;
     const double init = own.lambda_init.value_or(0.8 - 0.6 * std::exp(-0.3 * own.layer_idx));
     const double lambda = exp_dot(own.lambda_q1, own.lambda_k1) - exp_dot(own.lambda_q2, own.lambda_k2) + init;
@@ -88,10 +88,10 @@ class DifferentialImpl final : public PagedImpl {
 
 class DifferentialBackend final : public BuiltinBackend {
  public:
-  DifferentialBackend() : BuiltinBackend(kTraits) {}
+  DifferentialBackend() : BuiltinBackend(kDifferentialTraits) {}
 
   Result<std::unique_ptr<AttentionImpl>> make_impl(const ImplConfig& config) const override {
-    QUIRE_RETURN_IF_ERROR(check_impl_config(kTraits, config));
+    QUIRE_RETURN_IF_ERROR(check_impl_config(kDifferentialTraits, config));
     QUIRE_RETURN_IF_ERROR(check_differential(config));
     return DifferentialImpl::create(config);
   }

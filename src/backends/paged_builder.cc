@@ -10,7 +10,7 @@
 namespace quire::backends {
 namespace {
 
-Status not_for(const BackendTraits& traits, std::string_view what) {
+Status not_in_batch(const BackendTraits& traits, std::string_view what) {
   return unsupported("common." + std::string(what) + ": not supported by " + std::string(traits.name));
 }
 
@@ -71,16 +71,16 @@ Result<MetadataOptions> PagedBuilder::options() const {
 }
 
 Status PagedBuilder::check_batch(const CommonAttentionMetadata& common) const {
-  if (!common.mm_ranges.empty() && !traits_.mm_prefix) return not_for(traits_, "mm_ranges");
+  if (!common.mm_ranges.empty() && !traits_.mm_prefix) return not_in_batch(traits_, "mm_ranges");
   const auto is_tree = [](const TokenTree* tree) { return tree != nullptr; };
   if (!traits_.trees && std::any_of(common.trees.begin(), common.trees.end(), is_tree))
-    return not_for(traits_, "trees");
+    return not_in_batch(traits_, "trees");
   const bool all_causal = common.causal_per_seq.empty()
                               ? common.causal
                               : std::all_of(common.causal_per_seq.begin(), common.causal_per_seq.end(),
                                             [](std::uint8_t causal) { return causal != 0; });
   const bool decoder = config_.attn_type == AttentionType::kDecoder;
-  if (decoder && !all_causal && !traits_.non_causal) return not_for(traits_, "causal: non-causal attention");
+  if (decoder && !all_causal && !traits_.non_causal) return not_in_batch(traits_, "causal: non-causal attention");
   return {};
 }
 

@@ -5,17 +5,17 @@
 namespace quire::backends {
 namespace {
 
-constexpr std::array<std::string_view, 3> kNotes = {
+constexpr std::array<std::string_view, 3> kTreeNotes = {
     "Trees are of any shape and belong to requests: common.trees gives each its own, and the builder's tree counts for "
     "the requests of its size.",
     "Tree masks go with quantised caches, sliding windows, ALiBi and sinks.",
     "Windows and ALiBi measure distance in slots, not in tree depth.",
 };
 
-constexpr BackendTraits kTraits = {
+constexpr BackendTraits kTreeTraits = {
     .name = "TREE_ATTN",
     .summary = "Speculative decoding with trees of draft tokens.",
-    .notes = kNotes,
+    .notes = kTreeNotes,
     .format = KVCacheFormat::kKVFirst,
     .sinks = true,
     .trees = true,
@@ -27,7 +27,7 @@ constexpr BackendTraits kTraits = {
 
 class TreeAttnBuilder final : public PagedBuilder {
  public:
-  explicit TreeAttnBuilder(const BuilderConfig& config) : PagedBuilder(kTraits, config) {}
+  explicit TreeAttnBuilder(const BuilderConfig& config) : PagedBuilder(kTreeTraits, config) {}
 
   // The root level is plain causal and all prefill. Later levels run all earlier drafts again, without the root: row r
   // is node r + 1 of the tree.
@@ -43,10 +43,10 @@ class TreeAttnBuilder final : public PagedBuilder {
 
 class TreeAttnBackend final : public BuiltinBackend {
  public:
-  TreeAttnBackend() : BuiltinBackend(kTraits) {}
+  TreeAttnBackend() : BuiltinBackend(kTreeTraits) {}
 
   Result<std::unique_ptr<AttentionMetadataBuilder>> make_builder(const BuilderConfig& config) const override {
-    QUIRE_RETURN_IF_ERROR(check_builder_config(kTraits, config));
+    QUIRE_RETURN_IF_ERROR(check_builder_config(kTreeTraits, config));
     return std::unique_ptr<AttentionMetadataBuilder>(new TreeAttnBuilder(config));
   }
 };

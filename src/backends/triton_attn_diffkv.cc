@@ -4,15 +4,15 @@
 namespace quire::backends {
 namespace {
 
-constexpr std::array<std::string_view, 2> kNotes = {
+constexpr std::array<std::string_view, 2> kDiffKvNotes = {
     "head_size_v belongs to a layer: layers of one model may differ.",
     "The reordering by reorder_batch is a preference; build takes requests in any order.",
 };
 
-constexpr BackendTraits kTraits = {
+constexpr BackendTraits kDiffKvTraits = {
     .name = "TRITON_ATTN_DIFFKV",
     .summary = "Values of another width than keys, in one packed K|V row a token and head.",
-    .notes = kNotes,
+    .notes = kDiffKvNotes,
     .format = KVCacheFormat::kPackedKV,
     .sinks = true,
     .mm_prefix = true,
@@ -28,6 +28,6 @@ constexpr BackendTraits kTraits = {
 
 }  // namespace
 
-std::unique_ptr<AttentionBackend> make_triton_attn_diffkv() { return std::make_unique<BuiltinBackend>(kTraits); }
+std::unique_ptr<AttentionBackend> make_triton_attn_diffkv() { return std::make_unique<BuiltinBackend>(kDiffKvTraits); }
 
 }  // namespace quire::backends

@@ -4,14 +4,14 @@
 namespace quire::backends {
 namespace {
 
-constexpr std::array<std::string_view, 1> kNotes = {
+constexpr std::array<std::string_view, 1> kXformersNotes = {
     "Decodes honour the sliding window, softcap, ALiBi and the cache's scales, as prefills do.",
 };
 
-constexpr BackendTraits kTraits = {
+constexpr BackendTraits kXformersTraits = {
     .name = "XFORMERS",
     .summary = "Causal attention with decodes in front of prefills.",
-    .notes = kNotes,
+    .notes = kXformersNotes,
     .format = KVCacheFormat::kKVFirst,
     .order = BatchOrder::kDecodesFirst,
     .reorder = ReorderForm::kTwoRegions,
@@ -21,6 +21,6 @@ constexpr BackendTraits kTraits = {
 
 }  // namespace
 
-std::unique_ptr<AttentionBackend> make_xformers() { return std::make_unique<BuiltinBackend>(kTraits); }
+std::unique_ptr<AttentionBackend> make_xformers() { return std::make_unique<BuiltinBackend>(kXformersTraits); }
 
 }  // namespace quire::backends

@@ -58,7 +58,7 @@ constexpr const char* kMarkdownIntroduction =
     "holds it to that. `quire explain` says for one configuration which backends can run it, and why others "
     "cannot.\n\n";
 
-Result<int> run(const std::string& format_name) {
+Result<int> run_backends(const std::string& format_name) {
   QUIRE_ASSIGN_OR_RETURN(const Format format, parse_format(format_name));
   switch (format) {
     case Format::kText:
@@ -83,7 +83,7 @@ std::function<int()> attach_backends(Usage& usage) {
   auto format = std::make_shared<std::string>("text");
   usage.options = {{"--format", format.get(), "text, markdown, csv or json"}};
   return [format] {
-    const Result<int> status = run(*format);
+    const Result<int> status = run_backends(*format);
     return status.ok() ? *status : report(status.status());
   };
 }

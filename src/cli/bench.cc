@@ -25,7 +25,7 @@ constexpr std::int64_t kUnknownL3Bytes = std::int64_t{32} << 20;
 
 constexpr const char* kAutoLayout = "auto";
 
-struct Options {
+struct BenchFlags {
   std::vector<std::string> specs;
   std::string set;
   std::string trace;
@@ -65,7 +65,7 @@ std::vector<std::string> split_commas(const std::string& text) {
   }
 }
 
-Result<std::vector<NamedBatch>> collect_batches(const Options& options) {
+Result<std::vector<NamedBatch>> collect_batches(const BenchFlags& options) {
   std::vector<std::string> specs = options.specs;
   if (!options.set.empty()) {
     QUIRE_ASSIGN_OR_RETURN(const std::vector<std::string> set, batch_set(options.set));
@@ -88,7 +88,7 @@ Result<std::vector<NamedBatch>> collect_batches(const Options& options) {
 
 // Everything but the batch, as options again; what is as the options' defaults is left out, except for the runtime,
 // whose default depends on the machine.
-std::string shape_arguments(const BenchConfig& config, const Options& options) {
+std::string shape_arguments(const BenchConfig& config, const BenchFlags& options) {
   const BenchConfig plain;
   std::string out;
   const auto add = [&out](bool wanted, const std::string& name, const std::string& value) {
@@ -120,7 +120,7 @@ std::string shape_arguments(const BenchConfig& config, const Options& options) {
   return out;
 }
 
-Result<BenchConfig> base_config(const Options& options) {
+Result<BenchConfig> base_config(const BenchFlags& options) {
   BenchConfig config = options.shape;
   config.head_size_v = options.head_size_v > 0 ? options.head_size_v : config.head_size;
   if (options.layout != kAutoLayout) {
@@ -146,7 +146,7 @@ KVCacheLayout fastest_layout(const AttentionBackend& backend, const Runtime& run
 }
 
 // All combinations of the listed backends, dtypes, cache dtypes and runtimes.
-Result<std::vector<BenchConfig>> collect_configs(const Options& options, const std::vector<Runtime>& runtimes) {
+Result<std::vector<BenchConfig>> collect_configs(const BenchFlags& options, const std::vector<Runtime>& runtimes) {
   QUIRE_ASSIGN_OR_RETURN(BenchConfig config, base_config(options));
   std::vector<BenchConfig> out;
   for (const std::string& backend : split_commas(options.backends)) {
@@ -169,7 +169,7 @@ Result<std::vector<BenchConfig>> collect_configs(const Options& options, const s
   return out;
 }
 
-Status measure_row(const NamedBatch& batch, const BenchConfig& config, const Options& options, BenchRow& row) {
+Status measure_row(const NamedBatch& batch, const BenchConfig& config, const BenchFlags& options, BenchRow& row) {
   QUIRE_ASSIGN_OR_RETURN(const std::unique_ptr<BenchProblem> problem, BenchProblem::create(config, batch.requests));
   QUIRE_ASSIGN_OR_RETURN(row.timing, measure(*problem, options.timing));
   row.work = problem->work();
@@ -181,7 +181,7 @@ Status measure_row(const NamedBatch& batch, const BenchConfig& config, const Opt
   return {};
 }
 
-BenchRow make_row(const NamedBatch& batch, const BenchConfig& config, const Options& options) {
+BenchRow make_row(const NamedBatch& batch, const BenchConfig& config, const BenchFlags& options) {
   BenchRow row;
   row.batch = batch.spec;
   row.backend = config.backend;
@@ -195,7 +195,7 @@ BenchRow make_row(const NamedBatch& batch, const BenchConfig& config, const Opti
 
 // Measured before and after the rows; the higher rates count, so that a moment in which others took the memory does not
 // flatter the rows.
-Status raise_ceilings(const Runtime& runtime, const Options& options, Progress& progress, Ceilings& ceilings) {
+Status raise_ceilings(const Runtime& runtime, const BenchFlags& options, Progress& progress, Ceilings& ceilings) {
   progress.step("the machine's ceilings");
   if (runtime.backplane == Backplane::kReference || options.no_ceilings) return {};
   QUIRE_ASSIGN_OR_RETURN(const Ceilings again, measure_machine(runtime));
@@ -238,7 +238,7 @@ Status write_svg(const std::string& path, const std::string& text) {
   return out ? Status() : not_found(path + ": cannot be written");
 }
 
-Result<int> run(const Options& options) {
+Result<int> run_bench(const BenchFlags& options) {
   QUIRE_ASSIGN_OR_RETURN(const Format format, parse_format(options.format));
   QUIRE_ASSIGN_OR_RETURN(const std::vector<NamedBatch> batches, collect_batches(options));
   QUIRE_ASSIGN_OR_RETURN(std::vector<Runtime> runtimes, resolve_runtimes(options.runtime));
@@ -276,8 +276,8 @@ Result<int> run(const Options& options) {
 
 #ifdef QUIRE_HAS_ENGINE
 // The options that both forms of the benchmark take; where they are as they were, the checkpoint decides.
-Result<int> run_engine(EngineBench bench, const Options& options) {
-  const Options plain;
+Result<int> run_engine(EngineBench bench, const BenchFlags& options) {
+  const BenchFlags plain;
   bench.trace = options.trace;
   bench.options.seed = options.draw.seed;
   bench.options.block_size = options.shape.block_size;
@@ -294,7 +294,7 @@ Result<int> run_engine(EngineBench bench, const Options& options) {
 }  // namespace
 
 std::function<int()> attach_bench(Usage& usage) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<BenchFlags>();
   BenchConfig& shape = options->shape;
   usage.options = {
       {"specs", &options->specs, "Batches, for instance q2k (a prompt), 8q1s4k (decodes), 2q1k_32q1s1k (both)"},
@@ -343,12 +343,12 @@ std::function<int()> attach_bench(Usage& usage) {
       "measured or --refcheck found it wrong.";
 #ifdef QUIRE_HAS_ENGINE
   return [options, engine] {
-    const Result<int> status = engine->engine ? run_engine(*engine, *options) : run(*options);
+    const Result<int> status = engine->engine ? run_engine(*engine, *options) : run_bench(*options);
     return status.ok() ? *status : report(status.status());
   };
 #else
   return [options] {
-    const Result<int> status = run(*options);
+    const Result<int> status = run_bench(*options);
     return status.ok() ? *status : report(status.status());
   };
 #endif

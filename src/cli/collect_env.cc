@@ -81,7 +81,7 @@ Facts collect() {
   };
 }
 
-Result<int> run(const std::string& format_name) {
+Result<int> run_collect_env(const std::string& format_name) {
   QUIRE_ASSIGN_OR_RETURN(const Format format, parse_format(format_name));
   const Facts facts = collect();
   if (format == Format::kJson) {
@@ -105,7 +105,7 @@ std::function<int()> attach_collect_env(Usage& usage) {
   auto format = std::make_shared<std::string>("text");
   usage.options = {{"--format", format.get(), "text or json"}};
   return [format] {
-    const Result<int> status = run(*format);
+    const Result<int> status = run_collect_env(*format);
     return status.ok() ? *status : report(status.status());
   };
 }

@@ -73,7 +73,7 @@ Result<std::unique_ptr<SentenceEncoder>> load(const EmbedOptions& options) {
   return SentenceEncoder::load(options.model, model);
 }
 
-Status run(const EmbedOptions& options) {
+Status run_embed(const EmbedOptions& options) {
   QUIRE_ASSIGN_OR_RETURN(const std::vector<std::string> texts, read_texts(options));
   QUIRE_ASSIGN_OR_RETURN(const std::unique_ptr<SentenceEncoder> encoder, load(options));
   QUIRE_ASSIGN_OR_RETURN(const Tokenizer tokenizer, Tokenizer::load(encoder->tokenizer_path()));
@@ -111,7 +111,7 @@ std::function<int()> attach_embed(Usage& usage) {
   add_runtime_options(usage, options->runtime);
   usage.footer = "Prints one JSON object a text: text, tokens (after cutting to the model's limit), embedding.";
   return [options] {
-    const Status status = run(*options);
+    const Status status = run_embed(*options);
     return status.ok() ? kExitOk : report(status);
   };
 }

@@ -12,7 +12,7 @@
 namespace quire::cli {
 namespace {
 
-struct Options {
+struct ExplainFlags {
   AttentionConfig config;
   std::int32_t block_size = 0;
   std::string dtype = "bfloat16";
@@ -35,7 +35,7 @@ Result<ComputeCapability> parse_compute_capability(const std::string& text) {
   return ComputeCapability{std::stoi(text.substr(0, point)), std::stoi(text.substr(point + 1))};
 }
 
-Result<AttentionConfig> resolve(const Options& options) {
+Result<AttentionConfig> resolve(const ExplainFlags& options) {
   AttentionConfig config = options.config;
   QUIRE_ASSIGN_OR_RETURN(config.dtype, parse_dtype(options.dtype));
   QUIRE_ASSIGN_OR_RETURN(config.kv_cache_dtype, parse_kv_cache_dtype(options.kv_cache_dtype));
@@ -74,7 +74,7 @@ void print_json(const std::vector<BackendVerdict>& verdicts, const Result<Backen
   std::cout << json_text(JsonValue::Object{{"selected", selected}, {"backends", std::move(backends)}});
 }
 
-Result<int> run(const Options& options) {
+Result<int> run_explain(const ExplainFlags& options) {
   QUIRE_ASSIGN_OR_RETURN(const Format format, parse_format(options.format));
   QUIRE_ASSIGN_OR_RETURN(const AttentionConfig config, resolve(options));
   if (!options.backend.empty()) QUIRE_RETURN_IF_ERROR(find_backend(options.backend).status());
@@ -96,7 +96,7 @@ Result<int> run(const Options& options) {
 }  // namespace
 
 std::function<int()> attach_explain(Usage& usage) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<ExplainFlags>();
   AttentionConfig& config = options->config;
   usage.options = {
       {"--head-size", &config.head_size, "Size of query and key heads"},
@@ -123,7 +123,7 @@ std::function<int()> attach_explain(Usage& usage) {
   };
   usage.footer = "The exit status is 0 if a backend (the one named by --backend) can run the configuration.";
   return [options] {
-    const Result<int> status = run(*options);
+    const Result<int> status = run_explain(*options);
     return status.ok() ? *status : report(status.status());
   };
 }

@@ -13,7 +13,7 @@
 namespace quire::cli {
 namespace {
 
-struct Options {
+struct GenerateFlags {
   GenerateOptions engine;
   std::string prompt;
   std::string prompt_file;
@@ -22,7 +22,7 @@ struct Options {
   std::string name = "run";
 };
 
-Result<std::string> read_prompt(const Options& options) {
+Result<std::string> read_prompt(const GenerateFlags& options) {
   if (options.prompt_file.empty()) return options.prompt;
   std::ifstream opened;
   if (options.prompt_file != "-") opened.open(options.prompt_file, std::ios::binary);
@@ -31,7 +31,7 @@ Result<std::string> read_prompt(const Options& options) {
   return std::string(std::istreambuf_iterator<char>(in), {});
 }
 
-Status check_sources(const Options& options) {
+Status check_sources(const GenerateFlags& options) {
   const int sources =
       (options.prompt.empty() ? 0 : 1) + (options.prompt_file.empty() ? 0 : 1) + (options.batch.empty() ? 0 : 1);
   if (sources != 1) return invalid_argument("want one of --prompt, --prompt-file and --batch");
@@ -42,7 +42,7 @@ Status check_sources(const Options& options) {
 }
 
 // Prints the prompt's continuation as it comes.
-Status stream_one(Engine& engine, const Options& options, const std::optional<TreePolicy>& tree) {
+Status stream_one(Engine& engine, const GenerateFlags& options, const std::optional<TreePolicy>& tree) {
   QUIRE_ASSIGN_OR_RETURN(const std::string prompt, read_prompt(options));
   GenerateRequest request;
   QUIRE_ASSIGN_OR_RETURN(request.prompt, engine.encode(prompt));
@@ -59,7 +59,7 @@ Status stream_one(Engine& engine, const Options& options, const std::optional<Tr
 }
 
 // Prints each answer when it is complete.
-Status run_batch(Engine& engine, const Options& options, const std::optional<TreePolicy>& tree) {
+Status run_batch(Engine& engine, const GenerateFlags& options, const std::optional<TreePolicy>& tree) {
   const SamplingParams defaults = sampling_params(options.engine, engine.info().defaults);
   QUIRE_ASSIGN_OR_RETURN(const std::vector<BatchLine> lines, read_batch(options.batch, defaults));
   std::map<RequestId, BatchAnswer> answers;
@@ -93,14 +93,14 @@ Status run_batch(Engine& engine, const Options& options, const std::optional<Tre
   return {};
 }
 
-void print_summary(const Engine& engine, const Options& options) {
+void print_summary(const Engine& engine, const GenerateFlags& options) {
   if (options.summary == "text") std::cerr << '\n' << summary_text(engine.info(), engine.stats());
   if (options.summary != "csv") return;
   const SummaryLabels labels{.name = options.name, .kv_cache_dtype = options.engine.kv_cache_dtype};
   std::cerr << csv_table(summary_table(labels, engine.info(), engine.stats()));
 }
 
-Status run(const Options& options) {
+Status run_generate(const GenerateFlags& options) {
   QUIRE_RETURN_IF_ERROR(check_sources(options));
   QUIRE_ASSIGN_OR_RETURN(const std::optional<TreePolicy> tree, tree_policy(options.engine));
   QUIRE_ASSIGN_OR_RETURN(EngineOptions engine_setup, engine_options(options.engine));
@@ -113,7 +113,7 @@ Status run(const Options& options) {
 }  // namespace
 
 std::function<int()> attach_generate(Usage& usage) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<GenerateFlags>();
   add_engine_options(usage, options->engine);
   const std::vector<Option> sources = {
       {"--prompt", &options->prompt, "The text to continue"},
@@ -130,7 +130,7 @@ std::function<int()> attach_generate(Usage& usage) {
       "One prompt: its continuation, as it comes. A batch: one JSON object a request, in the order in which they end.\n"
       "With drafts the text is the one that the model gives without them, in fewer steps.";
   return [options] {
-    const Status status = run(*options);
+    const Status status = run_generate(*options);
     return status.ok() ? kExitOk : report(status);
   };
 }

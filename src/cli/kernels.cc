@@ -51,7 +51,7 @@ void add_cuda_row(Table& table) {
                         cuda::is_compiled() ? storage_list(cpu::kFloat32Storage) : ""});
 }
 
-Result<int> run(const std::string& format_name) {
+Result<int> run_kernels(const std::string& format_name) {
   QUIRE_ASSIGN_OR_RETURN(const Format format, parse_format(format_name));
   Table table{.header = {"backplane", "isa", "compiled", "runs here", "products in", "keys and values stored as"},
               .rows = {}};
@@ -81,7 +81,7 @@ std::function<int()> attach_kernels(Usage& usage) {
   auto format = std::make_shared<std::string>("text");
   usage.options = {{"--format", format.get(), "text, markdown, csv or json"}};
   return [format] {
-    const Result<int> status = run(*format);
+    const Result<int> status = run_kernels(*format);
     return status.ok() ? *status : report(status.status());
   };
 }

@@ -14,7 +14,7 @@
 namespace quire::cli {
 namespace {
 
-struct Options {
+struct ReplayFlags {
   std::vector<std::string> paths;
   RuntimeOptions runtime;
   std::string format = "text";
@@ -50,7 +50,7 @@ Result<std::vector<std::string>> expand_paths(const std::vector<std::string>& pa
   return files;
 }
 
-Result<ReplayOptions> replay_options(const Options& options) {
+Result<ReplayOptions> replay_options(const ReplayFlags& options) {
   ReplayOptions out;
   if (!options.layout.empty()) {
     QUIRE_ASSIGN_OR_RETURN(out.layout, parse_kv_cache_layout(options.layout));
@@ -102,7 +102,7 @@ void print_json(const std::vector<Row>& rows) {
   std::cout << json_table(table);
 }
 
-Result<int> run(const Options& options) {
+Result<int> run_replay(const ReplayFlags& options) {
   QUIRE_ASSIGN_OR_RETURN(const Format format, parse_format(options.format));
   if (format != Format::kText && format != Format::kJson) {
     return invalid_argument("format: want text or json, got " + options.format);
@@ -132,7 +132,7 @@ Result<int> run(const Options& options) {
 }  // namespace
 
 std::function<int()> attach_replay(Usage& usage) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<ReplayFlags>();
   usage.options = {
       {"paths", &options->paths, "Case files, or folders of them", Option::Presence::kRequired},
       {"--layout", &options->layout, "Run on a cache of this layout (NHD or HND) where the backend has it"},
@@ -144,7 +144,7 @@ std::function<int()> attach_replay(Usage& usage) {
   usage.footer =
       "Prints a row for each case; the last line is \"N passed, M failed\". The exit status is 0 only if all passed.";
   return [options] {
-    const Result<int> status = run(*options);
+    const Result<int> status = run_replay(*options);
     return status.ok() ? *status : report(status.status());
   };
 }

@@ -8,7 +8,7 @@
 namespace quire::cpu {
 namespace {
 
-constexpr std::int64_t kAlign = 64;
+constexpr std::int64_t kPieceAlign = 64;
 
 // Hands out arrays at multiples of 64 bytes and counts; a sum that overflows sticks at the largest size.
 class Arena {
@@ -18,8 +18,8 @@ class Arena {
   template <class T>
   T* take(std::int64_t rows, std::int64_t columns) {
     const auto bytes = checked_product({rows, columns, static_cast<std::int64_t>(sizeof(T))});
-    const auto padded = bytes ? checked_add(*bytes, kAlign) : std::nullopt;
-    const auto next = padded ? checked_add(used_, *padded / kAlign * kAlign) : std::nullopt;
+    const auto padded = bytes ? checked_add(*bytes, kPieceAlign) : std::nullopt;
+    const auto next = padded ? checked_add(used_, *padded / kPieceAlign * kPieceAlign) : std::nullopt;
     T* start = base_ == nullptr ? nullptr : reinterpret_cast<T*>(base_ + used_);
     if (!next) overflowed_ = true;
     if (next) used_ = *next;

@@ -15,10 +15,8 @@ constexpr std::array<KVCacheDType, 8> kCacheDTypes{
     KVCacheDType::kAuto,    KVCacheDType::kFloat32, KVCacheDType::kFloat16,          KVCacheDType::kBFloat16,
     KVCacheDType::kFp8E4M3, KVCacheDType::kFp8E5M2, KVCacheDType::kInt8PerTokenHead, KVCacheDType::kFp8PerTokenHead};
 
-std::string number(std::int64_t value) { return std::to_string(value); }
-
 Status wanted_positive(std::string_view name, std::int64_t got) {
-  return invalid_argument("spec." + std::string(name) + ": want > 0, got " + number(got));
+  return invalid_argument("spec." + std::string(name) + ": want > 0, got " + std::to_string(got));
 }
 
 Status check_sizes(const KVCacheSpec& spec) {
@@ -26,7 +24,8 @@ Status check_sizes(const KVCacheSpec& spec) {
   if (spec.block_size <= 0) return wanted_positive("block_size", spec.block_size);
   if (spec.num_kv_heads <= 0) return wanted_positive("num_kv_heads", spec.num_kv_heads);
   if (spec.head_size <= 0) return wanted_positive("head_size", spec.head_size);
-  if (spec.head_size_v < 0) return invalid_argument("spec.head_size_v: want >= 0, got " + number(spec.head_size_v));
+  if (spec.head_size_v < 0)
+    return invalid_argument("spec.head_size_v: want >= 0, got " + std::to_string(spec.head_size_v));
   if (!is_activation(spec.model_dtype)) {
     return invalid_argument("spec.model_dtype: want float32, float16 or bfloat16, got " +
                             std::string(dtype_name(spec.model_dtype)));
@@ -37,19 +36,21 @@ Status check_sizes(const KVCacheSpec& spec) {
 Status check_format(const KVCacheSpec& spec) {
   const std::int32_t head_size_v = kv_head_size_v(spec);
   if (spec.format != KVCacheFormat::kPackedKV && head_size_v != spec.head_size) {
-    return invalid_argument("spec.head_size_v: want head_size " + number(spec.head_size) +
-                            " in every format but kPackedKV, got " + number(head_size_v));
+    return invalid_argument("spec.head_size_v: want head_size " + std::to_string(spec.head_size) +
+                            " in every format but kPackedKV, got " + std::to_string(head_size_v));
   }
   if (spec.format == KVCacheFormat::kDifferential && spec.num_kv_heads % 2 != 0) {
     return invalid_argument("spec.num_kv_heads: want an even number for a differential cache, got " +
-                            number(spec.num_kv_heads));
+                            std::to_string(spec.num_kv_heads));
   }
   if (kv_row_pad(spec) == 0) return {};
   if (spec.head_size % kInlineScaleBytes != 0) {
-    return invalid_argument("spec.head_size: want a multiple of 4 for inline scales, got " + number(spec.head_size));
+    return invalid_argument("spec.head_size: want a multiple of 4 for inline scales, got " +
+                            std::to_string(spec.head_size));
   }
   if (head_size_v % kInlineScaleBytes != 0) {
-    return invalid_argument("spec.head_size_v: want a multiple of 4 for inline scales, got " + number(head_size_v));
+    return invalid_argument("spec.head_size_v: want a multiple of 4 for inline scales, got " +
+                            std::to_string(head_size_v));
   }
   return {};
 }
@@ -166,9 +167,10 @@ Result<KVShape> kv_shape(const KVCacheSpec& spec) {
   for (const std::int64_t size : shape.view()) {
     const auto product = checked_mul(elements, size);
     if (!product || *product > std::numeric_limits<std::int64_t>::max() / 8) {
-      return resource_exhausted("spec: want a cache below 2^60 elements, got " + number(spec.num_blocks) +
-                                " blocks of " + number(spec.block_size) + " tokens, " + number(spec.num_kv_heads) +
-                                " heads and head size " + number(spec.head_size));
+      return resource_exhausted("spec: want a cache below 2^60 elements, got " + std::to_string(spec.num_blocks) +
+                                " blocks of " + std::to_string(spec.block_size) + " tokens, " +
+                                std::to_string(spec.num_kv_heads) + " heads and head size " +
+                                std::to_string(spec.head_size));
     }
     elements = *product;
   }

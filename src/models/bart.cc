@@ -149,7 +149,7 @@ Status check_variant(const HfConfig& config) {
   return config.expect_number("extra_pos_embeddings", kPositionOffset);
 }
 
-Result<BartShape> read_shape(const HfConfig& config, std::int32_t hidden) {
+Result<BartShape> read_bart_shape(const HfConfig& config, std::int32_t hidden) {
   BartShape shape{.hidden = hidden};
   QUIRE_RETURN_IF_ERROR(check_variant(config));
   QUIRE_ASSIGN_OR_RETURN(shape.heads, config.count("decoder_attention_heads"));
@@ -243,7 +243,7 @@ Status check_copies(const Checkpoint& checkpoint, const TensorView& shared) {
 
 Status Bart::load(LoadContext& context) {
   const HfConfig& config = context.config();
-  QUIRE_ASSIGN_OR_RETURN(const BartShape shape, read_shape(config, info_.hidden_size));
+  QUIRE_ASSIGN_OR_RETURN(const BartShape shape, read_bart_shape(config, info_.hidden_size));
   embedding_scale_ = shape.embedding_scale;
   QUIRE_ASSIGN_OR_RETURN(words_, context.checkpoint.tensor("shared.weight", {info_.vocab_size, shape.hidden}));
   QUIRE_RETURN_IF_ERROR(check_copies(context.checkpoint, words_));
@@ -318,23 +318,23 @@ Status Bart::run_layer(std::int32_t index, std::int64_t num_tokens) {
 }
 
 // How text is generated or the model was made, and the encoder's layers under another name.
-constexpr std::array<std::string_view, 12> kHarmlessKeys = {"num_hidden_layers",
-                                                            "decoder_start_token_id",
-                                                            "forced_eos_token_id",
-                                                            "forced_bos_token_id",
-                                                            "num_beams",
-                                                            "early_stopping",
-                                                            "length_penalty",
-                                                            "no_repeat_ngram_size",
-                                                            "task_specific_params",
-                                                            "prefix",
-                                                            "output_past",
-                                                            "force_bos_token_to_be_generated"};
+constexpr std::array<std::string_view, 12> kBartHarmlessKeys = {"num_hidden_layers",
+                                                                "decoder_start_token_id",
+                                                                "forced_eos_token_id",
+                                                                "forced_bos_token_id",
+                                                                "num_beams",
+                                                                "early_stopping",
+                                                                "length_penalty",
+                                                                "no_repeat_ngram_size",
+                                                                "task_specific_params",
+                                                                "prefix",
+                                                                "output_past",
+                                                                "force_bos_token_to_be_generated"};
 
 }  // namespace
 
 Result<std::unique_ptr<DecoderModel>> load_bart(LoadContext& context) {
-  return load_family<Bart>(context, kHarmlessKeys);
+  return load_family<Bart>(context, kBartHarmlessKeys);
 }
 
 }  // namespace quire

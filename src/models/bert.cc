@@ -25,7 +25,7 @@ EncoderLayerNames layer_names(std::int32_t index) {
           .mlp_norm = prefix + "output.LayerNorm"};
 }
 
-Result<EncoderShape> read_shape(const HfConfig& config, std::int32_t hidden) {
+Result<EncoderShape> read_bert_shape(const HfConfig& config, std::int32_t hidden) {
   EncoderShape shape{.hidden = hidden};
   QUIRE_ASSIGN_OR_RETURN(shape.intermediate, config.count("intermediate_size"));
   QUIRE_ASSIGN_OR_RETURN(shape.num_heads, config.count("num_attention_heads"));
@@ -63,7 +63,7 @@ Result<ModelInfo> read_info(const Checkpoint& checkpoint) {
 }
 
 // Of the encoder nothing depends on these.
-constexpr std::array<std::string_view, 2> kHarmlessKeys = {"tie_word_embeddings", "type_vocab_size"};
+constexpr std::array<std::string_view, 2> kBertHarmlessKeys = {"tie_word_embeddings", "type_vocab_size"};
 // Heads on top of the encoder.
 constexpr std::array<std::string_view, 13> kHeadTensors = {"position_ids",
                                                            "cls.predictions.bias",
@@ -88,7 +88,7 @@ Result<std::unique_ptr<BertEncoder>> BertEncoder::load(const Checkpoint& checkpo
   info.dtype = context.compute;
   std::unique_ptr<BertEncoder> out(new BertEncoder(info, options));
   QUIRE_RETURN_IF_ERROR(out->load_parts(context));
-  QUIRE_RETURN_IF_ERROR(checkpoint.config().check_all_read(kHarmlessKeys));
+  QUIRE_RETURN_IF_ERROR(checkpoint.config().check_all_read(kBertHarmlessKeys));
   QUIRE_RETURN_IF_ERROR(checkpoint.check_all_used(kHeadTensors));
   out->info_ = info;
   return out;
@@ -97,7 +97,7 @@ Result<std::unique_ptr<BertEncoder>> BertEncoder::load(const Checkpoint& checkpo
 Status BertEncoder::load_parts(const LoadContext& context) {
   const HfConfig& config = context.config();
   const std::int32_t hidden = info_.hidden_size;
-  QUIRE_ASSIGN_OR_RETURN(const EncoderShape shape, read_shape(config, hidden));
+  QUIRE_ASSIGN_OR_RETURN(const EncoderShape shape, read_bert_shape(config, hidden));
   QUIRE_ASSIGN_OR_RETURN(num_types_, config.count_or("type_vocab_size", 2));
   QUIRE_ASSIGN_OR_RETURN(words_,
                          context.checkpoint.tensor("embeddings.word_embeddings.weight", {info_.vocab_size, hidden}));

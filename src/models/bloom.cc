@@ -38,7 +38,7 @@ struct BloomShape {
   float norm_eps = 1e-5f;
 };
 
-Result<BloomShape> read_shape(const HfConfig& config, std::int32_t hidden) {
+Result<BloomShape> read_bloom_shape(const HfConfig& config, std::int32_t hidden) {
   BloomShape shape{.hidden = hidden};
   QUIRE_ASSIGN_OR_RETURN(shape.num_heads, config.count_or("num_attention_heads", 8));
   QUIRE_ASSIGN_OR_RETURN(shape.num_heads, config.count_or("n_head", shape.num_heads));
@@ -88,7 +88,7 @@ Result<AttentionBlock> load_attention(const LoadContext& context, PagedAttention
 
 Status Bloom::load(LoadContext& context) {
   const HfConfig& config = context.config();
-  QUIRE_ASSIGN_OR_RETURN(const BloomShape shape, read_shape(config, info_.hidden_size));
+  QUIRE_ASSIGN_OR_RETURN(const BloomShape shape, read_bloom_shape(config, info_.hidden_size));
   const Norm norm{.kind = NormKind::kLayer, .eps = shape.norm_eps};
   QUIRE_ASSIGN_OR_RETURN(embedding_norm_, load_norm(context, "word_embeddings_layernorm", shape.hidden, norm));
   for (std::int32_t i = 0; i < info_.num_layers; ++i) {
@@ -126,19 +126,19 @@ Status Bloom::run_layer(std::int32_t index, std::int64_t num_tokens) {
 }
 
 // What the published files say of the training code's kernels.
-constexpr std::array<std::string_view, 8> kHarmlessKeys = {"attention_softmax_in_fp32",
-                                                           "bias_dropout_fusion",
-                                                           "masked_softmax_fusion",
-                                                           "n_embed",
-                                                           "offset_alibi",
-                                                           "skip_bias_add",
-                                                           "skip_bias_add_qkv",
-                                                           "use_return_dict"};
+constexpr std::array<std::string_view, 8> kBloomHarmlessKeys = {"attention_softmax_in_fp32",
+                                                                "bias_dropout_fusion",
+                                                                "masked_softmax_fusion",
+                                                                "n_embed",
+                                                                "offset_alibi",
+                                                                "skip_bias_add",
+                                                                "skip_bias_add_qkv",
+                                                                "use_return_dict"};
 
 }  // namespace
 
 Result<std::unique_ptr<DecoderModel>> load_bloom(LoadContext& context) {
-  return load_family<Bloom>(context, kHarmlessKeys);
+  return load_family<Bloom>(context, kBloomHarmlessKeys);
 }
 
 }  // namespace quire

@@ -132,12 +132,13 @@ Status Gemma2::run_layer(std::int32_t index, std::int64_t num_tokens) {
 }
 
 // hidden_activation is what counts; the caches of transformers are its own matter.
-constexpr std::array<std::string_view, 3> kHarmlessKeys = {"cache_implementation", "hidden_act", "sliding_window_size"};
+constexpr std::array<std::string_view, 3> kGemma2HarmlessKeys = {"cache_implementation", "hidden_act",
+                                                                 "sliding_window_size"};
 
 }  // namespace
 
 Result<std::unique_ptr<DecoderModel>> load_gemma2(LoadContext& context) {
-  return load_family<Gemma2>(context, kHarmlessKeys);
+  return load_family<Gemma2>(context, kGemma2HarmlessKeys);
 }
 
 }  // namespace quire

@@ -252,12 +252,12 @@ Status GptOss::run_layer(std::int32_t index, std::int64_t num_tokens) {
                    [&] { return layer.experts.run(buffers_, expert_buffers_, num_tokens); });
 }
 
-constexpr std::array<std::string_view, 1> kHarmlessKeys = {"initial_context_length"};
+constexpr std::array<std::string_view, 1> kGptOssHarmlessKeys = {"initial_context_length"};
 
 }  // namespace
 
 Result<std::unique_ptr<DecoderModel>> load_gpt_oss(LoadContext& context) {
-  return load_family<GptOss>(context, kHarmlessKeys);
+  return load_family<GptOss>(context, kGptOssHarmlessKeys);
 }
 
 }  // namespace quire

@@ -30,7 +30,7 @@ dnnl::engine& cpu() {
 Type type_of(DType dtype) { return dtype == DType::kBFloat16 ? Type::bf16 : Type::f32; }
 
 // A call with fewer products than this runs on one thread: waking others takes longer.
-constexpr std::int64_t kSerialProducts = std::int64_t{3} << 18;
+constexpr std::int64_t kSerialGemmProducts = std::int64_t{3} << 18;
 
 Status dnnl_error(const dnnl::error& error) { return internal_error(std::string("oneDNN: ") + error.what()); }
 
@@ -61,7 +61,7 @@ struct Linear::State {
     auto found = calls.find(key);
     if (found != calls.end()) return found->second;
     // oneDNN decides on its threads when a primitive is made.
-    const ThreadCount threads(rows * in * out < kSerialProducts ? 1 : omp_get_max_threads());
+    const ThreadCount threads(rows * in * out < kSerialGemmProducts ? 1 : omp_get_max_threads());
     return calls.emplace(key, dnnl::matmul(describe(rows, to, weights.get_desc()))).first->second;
   }
 

@@ -61,7 +61,7 @@ Status read_attention(const HfConfig& config, MptShape& shape) {
   return attention.check_all_read(std::array<std::string_view, 1>{"attn_impl"});
 }
 
-Result<MptShape> read_shape(const HfConfig& config, std::int32_t hidden) {
+Result<MptShape> read_mpt_shape(const HfConfig& config, std::int32_t hidden) {
   MptShape shape{.hidden = hidden};
   QUIRE_ASSIGN_OR_RETURN(shape.num_heads, config.count("n_heads"));
   if (hidden % shape.num_heads != 0) {
@@ -99,7 +99,7 @@ Result<AttentionBlock> load_attention(const LoadContext& context, PagedAttention
 
 Status Mpt::load(LoadContext& context) {
   const HfConfig& config = context.config();
-  QUIRE_ASSIGN_OR_RETURN(const MptShape shape, read_shape(config, info_.hidden_size));
+  QUIRE_ASSIGN_OR_RETURN(const MptShape shape, read_mpt_shape(config, info_.hidden_size));
   const Norm norm{.kind = NormKind::kLayer, .eps = shape.norm_eps};
   for (std::int32_t i = 0; i < info_.num_layers; ++i) {
     const std::string prefix = "blocks." + std::to_string(i) + ".";
@@ -129,13 +129,13 @@ Status Mpt::run_layer(std::int32_t index, std::int64_t num_tokens) {
 }
 
 // What transformers does not look at either.
-constexpr std::array<std::string_view, 6> kHarmlessKeys = {"embedding_fraction", "init_config",     "tokenizer_name",
-                                                           "init_device",        "learned_pos_emb", "verbose"};
+constexpr std::array<std::string_view, 6> kMptHarmlessKeys = {"embedding_fraction", "init_config",     "tokenizer_name",
+                                                              "init_device",        "learned_pos_emb", "verbose"};
 
 }  // namespace
 
 Result<std::unique_ptr<DecoderModel>> load_mpt(LoadContext& context) {
-  return load_family<Mpt>(context, kHarmlessKeys);
+  return load_family<Mpt>(context, kMptHarmlessKeys);
 }
 
 }  // namespace quire

@@ -15,7 +15,7 @@ constexpr std::byte kGuardByte{0xa5};
 
 std::size_t aligned(std::size_t bytes) { return (bytes + 255) / 256 * 256; }
 
-void expect_ok(const Status& status) {
+void throw_unless_ok(const Status& status) {
   if (!status.ok()) throw std::runtime_error(status.to_string());
 }
 
@@ -60,12 +60,12 @@ DeviceCase::DeviceCase(AttentionCase& c) : case_(c), args_(c.args()) {
       cuda::attention_workspace_bytes(args_, plan_, {.backplane = Backplane::kCuda, .splits = KVSplits::kFixed}));
   const std::size_t total = offset + aligned(workspace_bytes_) + kGuard;
   Result<cuda::DeviceBuffer> memory = cuda::DeviceBuffer::allocate(total);
-  expect_ok(memory.status());
+  throw_unless_ok(memory.status());
   memory_ = std::move(*memory);
   image_.assign(total, kGuardByte);
   for (const Part& part : parts_) std::memcpy(image_.data() + part.offset, part.host.data(), part.host.size());
   std::fill_n(image_.begin() + static_cast<std::ptrdiff_t>(workspace_offset_), workspace_bytes_, std::byte{0xff});
-  expect_ok(cuda::copy_to_device(memory_.data(), image_.data(), total, nullptr));
+  throw_unless_ok(cuda::copy_to_device(memory_.data(), image_.data(), total, nullptr));
   translate(args_.query);
   translate(args_.output);
   translate(args_.output_block_scale);

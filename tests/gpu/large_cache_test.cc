@@ -12,14 +12,14 @@
 namespace quire::testing {
 namespace {
 
-constexpr Device kDevice{DeviceType::kCuda, 0};
+constexpr Device kLargeDevice{DeviceType::kCuda, 0};
 
-void expect_ok(const Status& status) { ASSERT_TRUE(status.ok()) << status.to_string(); }
+void check_ok(const Status& status) { ASSERT_TRUE(status.ok()) << status.to_string(); }
 
 cuda::DeviceBuffer send(const void* data, std::size_t bytes) {
   Result<cuda::DeviceBuffer> buffer = cuda::DeviceBuffer::allocate(bytes);
   EXPECT_TRUE(buffer.ok()) << buffer.status().to_string();
-  expect_ok(cuda::copy_to_device(buffer->data(), data, bytes, nullptr));
+  check_ok(cuda::copy_to_device(buffer->data(), data, bytes, nullptr));
   return std::move(*buffer);
 }
 
@@ -51,9 +51,10 @@ std::vector<std::uint16_t> attend(const KVSource& cache, std::int32_t first_bloc
   const std::vector<std::int32_t> starts{0, query_len}, lengths{tokens};
   const auto device_starts = send(starts), device_lengths = send(lengths);
   const auto output = send(queries);
-  const Result<TensorView> row_view = make_tensor(device_rows.data(), DType::kBFloat16, {tokens, heads, size}, kDevice);
-  const Result<TensorView> slot_view = make_tensor(device_slots.data(), DType::kInt64, {tokens}, kDevice);
-  expect_ok(cuda::reshape_and_cache_flash(*row_view, *row_view, cache, *slot_view, nullptr));
+  const Result<TensorView> row_view =
+      make_tensor(device_rows.data(), DType::kBFloat16, {tokens, heads, size}, kLargeDevice);
+  const Result<TensorView> slot_view = make_tensor(device_slots.data(), DType::kInt64, {tokens}, kLargeDevice);
+  check_ok(cuda::reshape_and_cache_flash(*row_view, *row_view, cache, *slot_view, nullptr));
   AttentionArgs args;
   args.query = device_queries.data();
   args.output = output.data();
@@ -73,10 +74,10 @@ std::vector<std::uint16_t> attend(const KVSource& cache, std::int32_t first_bloc
   const Runtime runtime{.backplane = Backplane::kCuda};
   Result<cuda::DeviceBuffer> workspace =
       cuda::DeviceBuffer::allocate(cuda::attention_workspace_bytes(args, plan, runtime));
-  expect_ok(cuda::attention(args, plan, runtime, workspace->bytes()));
-  expect_ok(cuda::check(nullptr));
+  check_ok(cuda::attention(args, plan, runtime, workspace->bytes()));
+  check_ok(cuda::check(nullptr));
   std::vector<std::uint16_t> result(queries.size());
-  expect_ok(cuda::copy_to_host(result.data(), output.data(), result.size() * 2, nullptr));
+  check_ok(cuda::copy_to_host(result.data(), output.data(), result.size() * 2, nullptr));
   return result;
 }
 
@@ -88,8 +89,8 @@ TEST(GpuLargeCache, BlocksBehindTwoToTheThirtyFirstElement) {
   ASSERT_GT(*bytes, std::int64_t{1} << 32);
   Result<cuda::DeviceBuffer> memory = cuda::DeviceBuffer::allocate(static_cast<std::size_t>(*bytes));
   if (!memory.ok()) GTEST_SKIP() << memory.status().to_string();
-  expect_ok(cuda::fill(memory->data(), 0xff, memory->size(), nullptr));
-  const Result<TensorView> view = view_kv_cache(spec, memory->data(), kDevice);
+  check_ok(cuda::fill(memory->data(), 0xff, memory->size(), nullptr));
+  const Result<TensorView> view = view_kv_cache(spec, memory->data(), kLargeDevice);
   const Result<KVSource> cache = bind_kv_cache(spec, *view, {});
   ASSERT_TRUE(cache.ok()) << cache.status().to_string();
   for (const std::int32_t query_len : {1, 50}) {

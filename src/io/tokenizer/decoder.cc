@@ -10,7 +10,7 @@
 namespace quire::tokenizer {
 namespace {
 
-constexpr int kDeepest = 8;
+constexpr int kDeepestDecoder = 8;
 using Tokens = std::vector<std::string>;
 
 void replace_in(std::string& text, std::string_view from, std::string_view to) {
@@ -94,7 +94,7 @@ Tokens fuse(const Tokens& tokens) {
   return {std::move(all)};
 }
 
-Result<Decoder> make_strip(const Json& json, std::string_view where) {
+Result<Decoder> make_strip_decoder(const Json& json, std::string_view where) {
   QUIRE_ASSIGN_OR_RETURN(const std::string content, string_field(json, "content", " ", where));
   QUIRE_ASSIGN_OR_RETURN(const std::int64_t start, integer_field(json, "start", 0, where));
   QUIRE_ASSIGN_OR_RETURN(const std::int64_t stop, integer_field(json, "stop", 0, where));
@@ -108,7 +108,7 @@ Result<Decoder> make_strip(const Json& json, std::string_view where) {
   });
 }
 
-Result<Decoder> make_sequence(const Json& json, std::string_view where, int depth) {
+Result<Decoder> make_decoder_sequence(const Json& json, std::string_view where, int depth) {
   const auto parts = json.find("decoders");
   if (parts == json.end() || !parts->is_array()) return data_loss(std::string(where) + ".decoders: want an array");
   std::vector<Decoder> steps;
@@ -131,15 +131,15 @@ Result<Decoder> make_decoder(const Json& json, std::string_view where, int depth
       return tokens;
     });
   }
-  if (depth > kDeepest)
-    return data_loss(std::string(where) + ": want at most " + std::to_string(kDeepest) + " nested sequences");
+  if (depth > kDeepestDecoder)
+    return data_loss(std::string(where) + ": want at most " + std::to_string(kDeepestDecoder) + " nested sequences");
   QUIRE_ASSIGN_OR_RETURN(const std::string type, type_of(json, where));
   if (type == "ByteLevel") return Decoder(decode_byte_level);
   if (type == "WordPiece") return make_word_piece_decoder(json, where);
   if (type == "ByteFallback") return Decoder(decode_byte_fallback);
   if (type == "Fuse") return Decoder(fuse);
-  if (type == "Strip") return make_strip(json, where);
-  if (type == "Sequence") return make_sequence(json, where, depth);
+  if (type == "Strip") return make_strip_decoder(json, where);
+  if (type == "Sequence") return make_decoder_sequence(json, where, depth);
   if (type == "Replace") {
     QUIRE_ASSIGN_OR_RETURN(const PatternField pattern, pattern_field(json, where));
     QUIRE_ASSIGN_OR_RETURN(const std::string content, string_field(json, "content", "", where));

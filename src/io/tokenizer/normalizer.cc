@@ -11,7 +11,7 @@
 namespace quire::tokenizer {
 namespace {
 
-constexpr int kDeepest = 8;
+constexpr int kDeepestNormalizer = 8;
 
 std::string strip_accents(std::string_view text) {
   std::string out;
@@ -61,7 +61,7 @@ Result<Normalizer> make_bert(const Json& json, std::string_view where) {
   });
 }
 
-Result<Normalizer> make_sequence(const Json& json, std::string_view where, int depth) {
+Result<Normalizer> make_normalizer_sequence(const Json& json, std::string_view where, int depth) {
   const auto parts = json.find("normalizers");
   if (parts == json.end() || !parts->is_array()) return data_loss(std::string(where) + ".normalizers: want an array");
   std::vector<Normalizer> steps;
@@ -109,7 +109,7 @@ Result<Normalizer> make_replace(const Json& json, std::string_view where) {
   });
 }
 
-Result<Normalizer> make_strip(const Json& json, std::string_view where) {
+Result<Normalizer> make_strip_normalizer(const Json& json, std::string_view where) {
   QUIRE_ASSIGN_OR_RETURN(const bool left, bool_field(json, "strip_left", true, where));
   QUIRE_ASSIGN_OR_RETURN(const bool right, bool_field(json, "strip_right", true, where));
   return Normalizer([left, right](std::string_view text) -> Result<std::string> {
@@ -139,16 +139,16 @@ std::optional<NormalForm> normal_form(const std::string& type) {
 
 Result<Normalizer> make_normalizer(const Json& json, std::string_view where, int depth) {
   if (json.is_null()) return Normalizer([](std::string_view text) -> Result<std::string> { return std::string(text); });
-  if (depth > kDeepest)
-    return data_loss(std::string(where) + ": want at most " + std::to_string(kDeepest) + " nested sequences");
+  if (depth > kDeepestNormalizer)
+    return data_loss(std::string(where) + ": want at most " + std::to_string(kDeepestNormalizer) + " nested sequences");
   QUIRE_ASSIGN_OR_RETURN(const std::string type, type_of(json, where));
   if (const auto form = normal_form(type)) {
     return Normalizer([form = *form](std::string_view text) -> Result<std::string> { return normalize(text, form); });
   }
-  if (type == "Sequence") return make_sequence(json, where, depth);
+  if (type == "Sequence") return make_normalizer_sequence(json, where, depth);
   if (type == "BertNormalizer") return make_bert(json, where);
   if (type == "Replace") return make_replace(json, where);
-  if (type == "Strip") return make_strip(json, where);
+  if (type == "Strip") return make_strip_normalizer(json, where);
   if (type == "Lowercase")
     return Normalizer([](std::string_view text) -> Result<std::string> { return to_lower(text); });
   if (type == "StripAccents") {

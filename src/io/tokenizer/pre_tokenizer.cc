@@ -10,7 +10,7 @@
 namespace quire::tokenizer {
 namespace {
 
-constexpr int kDeepest = 8;
+constexpr int kDeepestPreTokenizer = 8;
 constexpr std::string_view kGpt2Pattern =
     R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
 
@@ -164,7 +164,7 @@ Result<PreTokenizer> make_byte_level(const Json& json, std::string_view where) {
   return in_order(std::move(steps));
 }
 
-Result<PreTokenizer> make_sequence(const Json& json, std::string_view where, int depth) {
+Result<PreTokenizer> make_pre_tokenizer_sequence(const Json& json, std::string_view where, int depth) {
   const auto parts = json.find("pretokenizers");
   if (parts == json.end() || !parts->is_array()) return data_loss(std::string(where) + ".pretokenizers: want an array");
   std::vector<PreTokenizer> steps;
@@ -180,10 +180,11 @@ Result<PreTokenizer> make_sequence(const Json& json, std::string_view where, int
 
 Result<PreTokenizer> make_pre_tokenizer(const Json& json, std::string_view where, int depth) {
   if (json.is_null()) return PreTokenizer([](Pieces pieces) -> Result<Pieces> { return pieces; });
-  if (depth > kDeepest)
-    return data_loss(std::string(where) + ": want at most " + std::to_string(kDeepest) + " nested sequences");
+  if (depth > kDeepestPreTokenizer)
+    return data_loss(std::string(where) + ": want at most " + std::to_string(kDeepestPreTokenizer) +
+                     " nested sequences");
   QUIRE_ASSIGN_OR_RETURN(const std::string type, type_of(json, where));
-  if (type == "Sequence") return make_sequence(json, where, depth);
+  if (type == "Sequence") return make_pre_tokenizer_sequence(json, where, depth);
   if (type == "ByteLevel") return make_byte_level(json, where);
   if (type == "Split") return make_split(json, where);
   if (type == "BertPreTokenizer") {

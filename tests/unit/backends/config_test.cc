@@ -9,7 +9,7 @@
 namespace quire::test {
 namespace {
 
-void expect_message(const Status& status, std::string_view text) {
+void expect_reason(const Status& status, std::string_view text) {
   EXPECT_FALSE(status.ok()) << text;
   EXPECT_NE(status.message().find(text), std::string::npos) << "want: " << text << "\ngot:  " << status.to_string();
 }
@@ -40,7 +40,7 @@ TEST(ImplConfigErrors, OfAllBackends) {
   for (const auto& [text, change] : cases) {
     for (const std::string_view name :
          {"TREE_ATTN", "XFORMERS", "TRITON_ATTN", "TRITON_ATTN_DIFFKV", "DIFFERENTIAL_FLASH_ATTN"}) {
-      expect_message(impl_status(name, change), text);
+      expect_reason(impl_status(name, change), text);
     }
   }
 }
@@ -61,31 +61,31 @@ TEST(ImplConfigErrors, WhatABackendLacks) {
   static const std::vector<float> kFour(4);
   const auto encoder = [](ImplConfig& c) { c.attn_type = AttentionType::kEncoder; };
   for (const std::string_view name : {"TREE_ATTN", "XFORMERS", "TRITON_ATTN_DIFFKV", "DIFFERENTIAL_FLASH_ATTN"}) {
-    expect_message(impl_status(name, encoder), "attn_type: encoder is not supported by " + std::string(name));
+    expect_reason(impl_status(name, encoder), "attn_type: encoder is not supported by " + std::string(name));
   }
-  expect_message(impl_status("XFORMERS", [](ImplConfig& c) { c.sinks = kFour; }), "sinks: not supported by XFORMERS");
-  expect_message(impl_status("TRITON_ATTN", [](ImplConfig& c) { c.differential = DifferentialConfig{}; }),
-                 "differential: not supported by TRITON_ATTN");
-  expect_message(impl_status("TREE_ATTN",
-                             [](ImplConfig& c) {
-                               c.alibi_slopes = kFour;
-                               c.alibi = AlibiKind::kSqrt;
-                             }),
-                 "square-root ALiBi: not supported by TREE_ATTN");
-  expect_message(impl_status("TRITON_ATTN", [](ImplConfig& c) { c.head_size_v = 24; }),
-                 "head_size_v: want head_size 16");
-  expect_message(impl_status("TRITON_ATTN",
-                             [](ImplConfig& c) {
-                               c.attn_type = AttentionType::kEncoder;
-                               c.kv_cache_dtype = KVCacheDType::kInt8PerTokenHead;
-                             }),
-                 "kv_cache_dtype: encoder attention has no cache");
-  expect_message(impl_status("TRITON_ATTN",
-                             [](ImplConfig& c) {
-                               c.attn_type = AttentionType::kEncoderDecoder;
-                               c.sliding_window = 8;
-                             }),
-                 "cross attention has no distance");
+  expect_reason(impl_status("XFORMERS", [](ImplConfig& c) { c.sinks = kFour; }), "sinks: not supported by XFORMERS");
+  expect_reason(impl_status("TRITON_ATTN", [](ImplConfig& c) { c.differential = DifferentialConfig{}; }),
+                "differential: not supported by TRITON_ATTN");
+  expect_reason(impl_status("TREE_ATTN",
+                            [](ImplConfig& c) {
+                              c.alibi_slopes = kFour;
+                              c.alibi = AlibiKind::kSqrt;
+                            }),
+                "square-root ALiBi: not supported by TREE_ATTN");
+  expect_reason(impl_status("TRITON_ATTN", [](ImplConfig& c) { c.head_size_v = 24; }),
+                "head_size_v: want head_size 16");
+  expect_reason(impl_status("TRITON_ATTN",
+                            [](ImplConfig& c) {
+                              c.attn_type = AttentionType::kEncoder;
+                              c.kv_cache_dtype = KVCacheDType::kInt8PerTokenHead;
+                            }),
+                "kv_cache_dtype: encoder attention has no cache");
+  expect_reason(impl_status("TRITON_ATTN",
+                            [](ImplConfig& c) {
+                              c.attn_type = AttentionType::kEncoderDecoder;
+                              c.sliding_window = 8;
+                            }),
+                "cross attention has no distance");
 }
 
 TEST(ImplConfigErrors, DifferentialWeights) {
@@ -100,17 +100,17 @@ TEST(ImplConfigErrors, DifferentialWeights) {
     });
   };
   EXPECT_TRUE(status([](ImplConfig&) {}).ok());
-  expect_message(status([](ImplConfig& c) { c.differential.reset(); }), "differential: want the lambdas");
-  expect_message(status([](ImplConfig& c) { c.differential->lambda_k2 = {}; }),
-                 "differential.lambda_k2: want 16 values");
-  expect_message(status([](ImplConfig& c) { c.differential->subln_weight = kRow; }), "subln_weight: want 32 values");
-  expect_message(status([](ImplConfig& c) { c.differential->subln_eps = 0.0f; }), "subln_eps: want > 0");
-  expect_message(status([](ImplConfig& c) { c.differential->layer_idx = -1; }), "layer_idx: want >= 0");
-  expect_message(status([](ImplConfig& c) {
-                   c.num_heads = 3;
-                   c.num_kv_heads = 1;
-                 }),
-                 "num_kv_heads: want an even number, got 1");
+  expect_reason(status([](ImplConfig& c) { c.differential.reset(); }), "differential: want the lambdas");
+  expect_reason(status([](ImplConfig& c) { c.differential->lambda_k2 = {}; }),
+                "differential.lambda_k2: want 16 values");
+  expect_reason(status([](ImplConfig& c) { c.differential->subln_weight = kRow; }), "subln_weight: want 32 values");
+  expect_reason(status([](ImplConfig& c) { c.differential->subln_eps = 0.0f; }), "subln_eps: want > 0");
+  expect_reason(status([](ImplConfig& c) { c.differential->layer_idx = -1; }), "layer_idx: want >= 0");
+  expect_reason(status([](ImplConfig& c) {
+                  c.num_heads = 3;
+                  c.num_kv_heads = 1;
+                }),
+                "num_kv_heads: want an even number, got 1");
 }
 
 TEST(ForwardErrors, TensorsAreNamed) {
@@ -142,7 +142,7 @@ TEST(ForwardErrors, TensorsAreNamed) {
     ASSERT_TRUE(run.forward().ok());
     std::fill(run.output.begin(), run.output.end(), 99.0f);
     change(run);
-    expect_message(run.impl->forward(run.layer, run.args), text);
+    expect_reason(run.impl->forward(run.layer, run.args), text);
     for (const float value : run.output) ASSERT_EQ(value, 99.0f) << text;
   }
 }
@@ -155,7 +155,7 @@ TEST(ForwardErrors, WorkspaceTooSmall) {
   run.args.workspace = {};
   const Status status = run.impl->forward(run.layer, run.args);
   EXPECT_EQ(status.code(), StatusCode::kResourceExhausted);
-  expect_message(status, "workspace: want ");
+  expect_reason(status, "workspace: want ");
 }
 
 TEST(ForwardErrors, PlansOfNarrowerLayersAreRefused) {
@@ -166,7 +166,7 @@ TEST(ForwardErrors, PlansOfNarrowerLayersAreRefused) {
   ASSERT_TRUE(windowed.forward().ok());
   ASSERT_TRUE(open.forward().ok());
   open.args.metadata = &windowed.metadata;
-  expect_message(open.impl->forward(open.layer, open.args), "metadata.plan: want a plan for keys as far");
+  expect_reason(open.impl->forward(open.layer, open.args), "metadata.plan: want a plan for keys as far");
   windowed.args.metadata = &open.metadata;  // a wider plan is only slower
   const std::vector<float> before = windowed.output;
   ASSERT_TRUE(windowed.impl->forward(windowed.layer, windowed.args).ok());
@@ -175,17 +175,17 @@ TEST(ForwardErrors, PlansOfNarrowerLayersAreRefused) {
   LayerRun encoder(narrow);
   ASSERT_TRUE(encoder.forward().ok());
   encoder.args.metadata = &open.metadata;
-  expect_message(encoder.impl->forward(encoder.layer, encoder.args), "metadata.causal: want false");
+  expect_reason(encoder.impl->forward(encoder.layer, encoder.args), "metadata.causal: want false");
 }
 
 TEST(CacheUpdate, ErrorsAndEncoders) {
   LayerRun run(LayerSetup{});
-  expect_message(run.impl->do_kv_cache_update(run.layer, {}, {}, {}, {}), "kv_cache: want the cache");
+  expect_reason(run.impl->do_kv_cache_update(run.layer, {}, {}, {}, {}), "kv_cache: want the cache");
   LayerSetup setup;
   setup.config.attn_type = AttentionType::kEncoderOnly;
   LayerRun encoder(setup);
   EXPECT_TRUE(encoder.impl->do_kv_cache_update(encoder.layer, {}, {}, {}, {}).ok());
-  expect_message(encoder.impl->do_rope_and_kv_cache_update(encoder.layer, {}, {}, {}, {}, {}), "encoder attention");
+  expect_reason(encoder.impl->do_rope_and_kv_cache_update(encoder.layer, {}, {}, {}, {}, {}), "encoder attention");
 }
 
 TEST(CacheUpdate, FusedRotationEqualsTheStoreAfterIt) {

@@ -13,7 +13,7 @@ using kv_test::CacheModel;
 using kv_test::GuardedBuffer;
 using kv_test::Rows;
 
-CacheCase small_case(KVCacheDType dtype) {
+CacheCase small_cache(KVCacheDType dtype) {
   return {.spec = {.cache_dtype = dtype, .num_blocks = 4, .block_size = 16, .num_kv_heads = 2, .head_size = 8}};
 }
 
@@ -34,7 +34,7 @@ std::string error_of(StoreCall call, Change change) {
 #define QUIRE_EXPECT_HAS(text, part) EXPECT_NE((text).find(part), std::string::npos) << (text)
 
 TEST(StoreBadInput, NamesTheArgumentAndWritesNothing) {
-  CacheModel model(small_case(KVCacheDType::kAuto));
+  CacheModel model(small_cache(KVCacheDType::kAuto));
   Rows key(DType::kBFloat16, 3, 2, 8), value(DType::kBFloat16, 3, 2, 8);
   std::vector<std::int64_t> slots{0, 63, 5};
   const auto before = model.cache().bytes();
@@ -75,7 +75,7 @@ TEST(StoreBadInput, NamesTheArgumentAndWritesNothing) {
 }
 
 TEST(StoreBadInput, OtherDevicesAreUnsupported) {
-  CacheModel model(small_case(KVCacheDType::kAuto));
+  CacheModel model(small_cache(KVCacheDType::kAuto));
   Rows key(DType::kBFloat16, 1, 2, 8);
   std::vector<std::int64_t> slots{0};
   const Device cuda{DeviceType::kCuda, 2};
@@ -94,7 +94,7 @@ struct BindCall {
 
 TEST(BindBadInput, NamesTheArgument) {
   GuardedBuffer memory(1 << 16);
-  const KVCacheSpec spec = small_case(KVCacheDType::kInt8PerTokenHead).spec;
+  const KVCacheSpec spec = small_cache(KVCacheDType::kInt8PerTokenHead).spec;
   const BindCall call{spec, *view_kv_cache(spec, memory.data()), {}};
   const auto error = [&](auto change) {
     BindCall changed = call;
