@@ -176,7 +176,8 @@ __attribute__((target("f16c"))) std::uint16_t narrow_in_hardware(float number) {
 }
 
 TEST(Convert, HalfAgreesWithF16c) {
-  if (!__builtin_cpu_supports("f16c")) GTEST_SKIP() << "this processor has no F16C";
+  // Every processor with AVX2 has F16C, a name that clang 14 does not ask for.
+  if (!__builtin_cpu_supports("avx2")) GTEST_SKIP() << "this processor has no F16C";
   for (std::uint32_t code = 0; code < 65536; ++code) {
     const float want = widen_in_hardware(static_cast<std::uint16_t>(code));
     if (std::isnan(want)) continue;

@@ -78,7 +78,9 @@ double rotated(Rows& before, std::int64_t token, std::int64_t head, std::int64_t
 class RopeTest : public testing::TestWithParam<std::tuple<DType, RopeStyle, std::int32_t>> {};
 
 TEST_P(RopeTest, RotatesInPlaceWhereItShould) {
-  const auto [dtype, style, rotary_dim] = GetParam();
+  const DType dtype = std::get<0>(GetParam());  // named one by one: clang 14 captures no structured binding
+  const RopeStyle style = std::get<1>(GetParam());
+  const std::int32_t rotary_dim = std::get<2>(GetParam());
   std::mt19937 random(4);
   for (DType angle_dtype : {DType::kFloat32, dtype}) {
     CacheModel model({.spec = {.model_dtype = dtype, .num_blocks = 4, .num_kv_heads = 2, .head_size = 300}});
