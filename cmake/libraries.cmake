@@ -15,7 +15,7 @@ if(quire_isa_files)
 endif()
 quire_isa_sources(quire_isa_sources ${quire_isa_files})
 if(quire_kernel_sources)
-  set_source_files_properties(${quire_kernel_sources} PROPERTIES COMPILE_OPTIONS "${QUIRE_KERNEL_FLAGS}")
+  list(REMOVE_ITEM quire_sources ${quire_kernel_sources})
 endif()
 
 add_library(quire ${quire_sources})
@@ -28,6 +28,16 @@ target_link_libraries(quire PRIVATE OpenMP::OpenMP_CXX $<BUILD_INTERFACE:nlohman
 set_target_properties(quire PROPERTIES VERSION ${PROJECT_VERSION} SOVERSION ${PROJECT_VERSION_MAJOR}
                       VERIFY_INTERFACE_HEADER_SETS ON)
 
+# What computes is a target of its own, for its flags.
+if(quire_kernel_sources)
+  add_library(quire_kernels OBJECT ${quire_kernel_sources})
+  quire_compile_options(quire_kernels)
+  target_compile_options(quire_kernels PRIVATE ${QUIRE_KERNEL_FLAGS})
+  target_include_directories(quire_kernels PRIVATE ${PROJECT_SOURCE_DIR}/include)
+  target_link_libraries(quire_kernels PRIVATE OpenMP::OpenMP_CXX)
+  target_sources(quire PRIVATE $<TARGET_OBJECTS:quire_kernels>)
+endif()
+
 # The ISA objects are a target of their own, so that the test over their symbols can ask for their names.
 if(quire_isa_sources)
   add_library(quire_isa OBJECT ${quire_isa_sources})
@@ -38,7 +48,7 @@ endif()
 foreach(isa IN LISTS QUIRE_ISAS)
   string(TOUPPER ${isa} upper)
   if(EXISTS ${PROJECT_SOURCE_DIR}/src/cpu/isa/${isa}.cc)
-    target_compile_definitions(quire PRIVATE QUIRE_WITH_${upper}=1)
+    target_compile_definitions(quire_kernels PRIVATE QUIRE_WITH_${upper}=1)
   endif()
 endforeach()
 
@@ -86,6 +96,7 @@ if(QUIRE_BUILD_CLI AND quire_cli_sources)
   endif()
   add_library(quire_cli STATIC ${quire_cli_sources})
   quire_compile_options(quire_cli)
+  quire_compile_quickly(quire_cli)
   target_link_libraries(quire_cli PUBLIC quire nlohmann_json::nlohmann_json OpenMP::OpenMP_CXX PRIVATE CLI11::CLI11)
   if(QUIRE_HAS_CUDA)
     list(JOIN QUIRE_CUDA_ARCHITECTURES " " quire_cuda_architectures)
