@@ -14,8 +14,6 @@
 namespace quire::testing {
 namespace {
 
-constexpr Device kDevice{DeviceType::kCuda, 0};
-
 void expect_ok(const Status& status) { ASSERT_TRUE(status.ok()) << status.to_string(); }
 
 // A host array and its copy on the device.

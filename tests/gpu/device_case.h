@@ -9,6 +9,8 @@
 
 namespace quire::testing {
 
+inline constexpr Device kDevice{DeviceType::kCuda, 0};
+
 // Null where a test can run; otherwise why not, for GTEST_SKIP.
 std::string missing_device();
 

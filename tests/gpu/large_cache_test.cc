@@ -12,8 +12,6 @@
 namespace quire::testing {
 namespace {
 
-constexpr Device kLargeDevice{DeviceType::kCuda, 0};
-
 void check_ok(const Status& status) { ASSERT_TRUE(status.ok()) << status.to_string(); }
 
 cuda::DeviceBuffer send(const void* data, std::size_t bytes) {
@@ -51,9 +49,8 @@ std::vector<std::uint16_t> attend(const KVSource& cache, std::int32_t first_bloc
   const std::vector<std::int32_t> starts{0, query_len}, lengths{tokens};
   const auto device_starts = send(starts), device_lengths = send(lengths);
   const auto output = send(queries);
-  const Result<TensorView> row_view =
-      make_tensor(device_rows.data(), DType::kBFloat16, {tokens, heads, size}, kLargeDevice);
-  const Result<TensorView> slot_view = make_tensor(device_slots.data(), DType::kInt64, {tokens}, kLargeDevice);
+  const Result<TensorView> row_view = make_tensor(device_rows.data(), DType::kBFloat16, {tokens, heads, size}, kDevice);
+  const Result<TensorView> slot_view = make_tensor(device_slots.data(), DType::kInt64, {tokens}, kDevice);
   check_ok(cuda::reshape_and_cache_flash(*row_view, *row_view, cache, *slot_view, nullptr));
   AttentionArgs args;
   args.query = device_queries.data();
@@ -90,7 +87,7 @@ TEST(GpuLargeCache, BlocksBehindTwoToTheThirtyFirstElement) {
   Result<cuda::DeviceBuffer> memory = cuda::DeviceBuffer::allocate(static_cast<std::size_t>(*bytes));
   if (!memory.ok()) GTEST_SKIP() << memory.status().to_string();
   check_ok(cuda::fill(memory->data(), 0xff, memory->size(), nullptr));
-  const Result<TensorView> view = view_kv_cache(spec, memory->data(), kLargeDevice);
+  const Result<TensorView> view = view_kv_cache(spec, memory->data(), kDevice);
   const Result<KVSource> cache = bind_kv_cache(spec, *view, {});
   ASSERT_TRUE(cache.ok()) << cache.status().to_string();
   for (const std::int32_t query_len : {1, 50}) {

@@ -19,8 +19,6 @@
 namespace quire::testing {
 namespace {
 
-constexpr Device kDevice{DeviceType::kCuda, 0};
-
 void require(const Status& status) { ASSERT_TRUE(status.ok()) << status.to_string(); }
 
 // One array, on the host and on the device.
