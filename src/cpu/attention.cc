@@ -45,7 +45,7 @@ std::int32_t choose_heads(const AttentionArgs& args, const AttentionPlan& plan, 
   constexpr std::int64_t kTasksPerThread = 4;
   constexpr std::int64_t kMaxRows = 64;
   const std::int64_t rows = round_up(static_cast<std::int64_t>(shape.chunk_rows) * args.kv.num_streams, kRowPad);
-  std::int32_t heads = args.kv.num_kv_heads;
+  std::int32_t heads = std::min(args.kv.num_kv_heads, kMaxChunkHeads);
   if (rows > kMaxRows) return 1;
   const auto items = static_cast<std::int64_t>(plan.items.size());
   const auto tasks = [&] { return items * ceil_div(args.kv.num_kv_heads, heads); };

@@ -16,6 +16,8 @@ inline constexpr std::int32_t kTileKeys = 64;
 inline constexpr std::int32_t kColumnPad = 16;
 // Rows of a chunk, over all its streams and kv_heads; items with more rows run in several chunks.
 inline constexpr std::int32_t kMaxChunkRows = 256;
+// kv_heads of a chunk.
+inline constexpr std::int32_t kMaxChunkHeads = 16;
 // States of a kv_head's rows start at multiples of this many rows.
 inline constexpr std::int32_t kRowPad = 16;
 

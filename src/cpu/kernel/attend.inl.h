@@ -221,11 +221,11 @@ void weigh_keys(const Tile& tile) {
 
 // Folds one tile into the current state of one kv_head, the chunk's `head`-th.
 template <class C>
-void attend_tile(Tile& tile, const TileAddresses& rows, std::int32_t head, PrefetchQueue* prefetch) {
+void attend_tile(Tile& tile, const Codec& functions, const TileAddresses& rows, std::int32_t head,
+                 PrefetchQueue* prefetch) {
   const Call& call = *tile.call;
   const KVSource& kv = call.args->kv;
   const Scratch& scratch = *tile.scratch;
-  const Codec functions = codec(call.compute, kv.dtype);
   if (tile.has_row_scales) fill_scales(tile);
   for (tile.stream = 0; tile.stream < kv.num_streams; ++tile.stream) {
     PackTask keys{.size = kv.head_size,
@@ -279,20 +279,21 @@ void attend_tile(Tile& tile, const TileAddresses& rows, std::int32_t head, Prefe
 struct HeadView {
   Chunk chunk;
   Scratch scratch;
-
-  QUIRE_INLINE HeadView(const Call& call, const Chunk& all, const Scratch& shared, std::int32_t head)
-      : chunk(all), scratch(shared) {
-    const std::int64_t rows = static_cast<std::int64_t>(all.num_rows) * call.args->kv.num_streams;
-    const std::int64_t first = head * ((rows + kRowPad - 1) / kRowPad * kRowPad);
-    chunk.kv_head += head;
-    scratch.query += head * rows * call.query_dwords;
-    for (RowState* state : {&scratch.current, &scratch.total}) {
-      state->largest += first;
-      state->sum += first;
-      state->values += first * call.columns;
-    }
-  }
 };
+
+QUIRE_INLINE HeadView view_of(const Call& call, const Chunk& all, const Scratch& shared, std::int32_t head) {
+  HeadView view{all, shared};
+  const std::int64_t rows = static_cast<std::int64_t>(all.num_rows) * call.args->kv.num_streams;
+  const std::int64_t first = head * ((rows + kRowPad - 1) / kRowPad * kRowPad);
+  view.chunk.kv_head += head;
+  view.scratch.query += head * rows * call.query_dwords;
+  for (RowState* state : {&view.scratch.current, &view.scratch.total}) {
+    state->largest += first;
+    state->sum += first;
+    state->values += first * call.columns;
+  }
+  return view;
+}
 
 // The rows of the next tile, in the order of memory where the kv_heads of a token are neighbours.
 inline PrefetchQueue make_prefetch_queue(const Call& call, const Chunk& chunk, const TileAddresses& next) {
@@ -340,9 +341,11 @@ inline PrefetchQueue look_ahead(const Call& call, const Ahead& ahead, TileAddres
 template <class C>
 void attend_split(Tile& tile, const Chunk& chunk, const Scratch& scratch, KeyRange range, const Ahead& ahead) {
   const Call& call = *tile.call;
+  const Codec functions = codec(call.compute, call.args->kv.dtype);
+  HeadView views[kMaxChunkHeads];
   for (std::int32_t head = 0; head < chunk.num_heads; ++head) {
-    const HeadView view(call, chunk, scratch, head);
-    clear_state(view.scratch.current, chunk.num_rows * call.args->kv.num_streams, call.columns);
+    views[head] = view_of(call, chunk, scratch, head);
+    clear_state(views[head].scratch.current, chunk.num_rows * call.args->kv.num_streams, call.columns);
   }
   TileAddresses addresses[2];
   std::int32_t first_key = tile_start(range);
@@ -358,10 +361,9 @@ void attend_split(Tile& tile, const Chunk& chunk, const Scratch& scratch, KeyRan
     tile.is_interior = keys.begin >= chunk.interior.begin && keys.end <= chunk.interior.end;
     tile.is_masked = !tile.is_interior || keys.end - keys.begin < kTileKeys;
     for (std::int32_t head = 0; head < chunk.num_heads; ++head) {
-      const HeadView view(call, chunk, scratch, head);
-      tile.chunk = &view.chunk;
-      tile.scratch = &view.scratch;
-      attend_tile<C>(tile, addresses[i % 2], head, &queue);
+      tile.chunk = &views[head].chunk;
+      tile.scratch = &views[head].scratch;
+      attend_tile<C>(tile, functions, addresses[i % 2], head, &queue);
     }
   }
 }
@@ -370,7 +372,7 @@ void attend_split(Tile& tile, const Chunk& chunk, const Scratch& scratch, KeyRan
 inline void finish_chunk(const Call& call, const Chunk& chunk, const Scratch& scratch, const Partial& partial) {
   const std::int32_t rows = chunk.num_rows * call.args->kv.num_streams;
   for (std::int32_t head = 0; head < chunk.num_heads; ++head) {
-    const HeadView view(call, chunk, scratch, head);
+    const HeadView view = view_of(call, chunk, scratch, head);
     if (partial.state.largest == nullptr) {
       write_outputs(call, view.chunk, view.scratch, view.scratch.total);
       continue;
@@ -395,7 +397,7 @@ void attend_of(const Call& call, const Chunk& chunk, Scratch scratch, const Part
   const std::int32_t rows = chunk.num_rows * kv.num_streams;
   fill_scales(tile);
   for (std::int32_t head = 0; head < chunk.num_heads; ++head) {
-    const HeadView view(call, chunk, scratch, head);
+    const HeadView view = view_of(call, chunk, scratch, head);
     load_queries(call, view.chunk, view.scratch);
     clear_state(view.scratch.total, rows, call.columns);
   }
@@ -411,7 +413,7 @@ void attend_of(const Call& call, const Chunk& chunk, Scratch scratch, const Part
       scratch.current = spare;
     } else {
       for (std::int32_t head = 0; head < chunk.num_heads; ++head) {
-        const HeadView view(call, chunk, scratch, head);
+        const HeadView view = view_of(call, chunk, scratch, head);
         for (std::int32_t row = 0; row < rows; ++row) {
           merge_row_state(view.scratch.current, row, view.scratch.total, row, call.columns);
         }

@@ -57,50 +57,77 @@ QUIRE_INLINE void store_weights(const Tile& tile, std::int32_t row, std::uint64_
   }
 }
 
-// Turns the dot products of one row into weights; `row` counts through both streams.
-template <class C, bool kGeneral, bool kMasked>
-void softmax_row(const Tile& tile, std::int32_t row, const float* dots) {
-  constexpr int kLanes = Simd::kLanes;
-  const Scratch& scratch = *tile.scratch;
+// Where row `row` (which counts through both streams) of a tile stands, for the terms.
+QUIRE_INLINE At<Number> row_at(const Tile& tile, std::int32_t row) {
   const Chunk& chunk = *tile.chunk;
   const std::int32_t place = chunk.first_row + row - tile.stream * chunk.num_rows;
   const std::int32_t token = place / tile.call->group_size;
   const std::int32_t head = chunk.kv_head * tile.call->group_size + place % tile.call->group_size;
-  At<Number> at{.kv_pos = Simd::iota(0),
-                .q_pos = chunk.context_len + token,
-                .row = token,
-                .context_len = chunk.context_len,
-                .q_head = head * tile.call->args->kv.num_streams + tile.stream};
-  Simd::F t[kTileVectors];
-  Simd::F largest = Simd::constant(kHidden);
-  std::uint64_t kept = kMasked ? 0 : ~0ull;
+  return {.kv_pos = Simd::iota(0),
+          .q_pos = chunk.context_len + token,
+          .row = token,
+          .context_len = chunk.context_len,
+          .q_head = head * tile.call->args->kv.num_streams + tile.stream};
+}
+
+// Turns the dot products of kRows rows into weights, side by side, since each row is one long chain of operations.
+template <class C, bool kGeneral, bool kMasked, int kRows>
+void softmax_block(const Tile& tile, std::int32_t row, const float* dots) {
+  constexpr int kLanes = Simd::kLanes;
+  const Scratch& scratch = *tile.scratch;
+  Simd::F t[kRows][kTileVectors];
+  Simd::F largest[kRows];
+  Simd::F minus[kRows];
+  Simd::F sum[kRows];
+  std::uint64_t kept[kRows];
 #pragma GCC unroll 4
-  for (int v = 0; v < kTileVectors; ++v) {
-    t[v] = Simd::load(dots + v * kLanes) * Simd::load(scratch.key_scales[tile.stream] + v * kLanes);
-    if (kGeneral || kMasked) at.kv_pos = Simd::iota(tile.first_key + v * kLanes);
-    if (kGeneral) t[v] = fold_logit<Number>(*tile.terms, t[v], at) * Simd::constant(Number::kLog2E);
-    if (kMasked) {
-      const Simd::M mine = kept_lanes(tile, at);
-      kept |= Simd::bits_of(mine) << (v * kLanes);
-      t[v] = Simd::select(mine, t[v], Simd::constant(kHidden));
+  for (int r = 0; r < kRows; ++r) {
+    At<Number> at = kGeneral || kMasked ? row_at(tile, row + r) : At<Number>{};
+    largest[r] = Simd::constant(kHidden);
+    kept[r] = kMasked ? 0 : ~0ull;
+#pragma GCC unroll 4
+    for (int v = 0; v < kTileVectors; ++v) {
+      t[r][v] =
+          Simd::load(dots + r * kTileKeys + v * kLanes) * Simd::load(scratch.key_scales[tile.stream] + v * kLanes);
+      if (kGeneral || kMasked) at.kv_pos = Simd::iota(tile.first_key + v * kLanes);
+      if (kGeneral) t[r][v] = fold_logit<Number>(*tile.terms, t[r][v], at) * Simd::constant(Number::kLog2E);
+      if (kMasked) {
+        const Simd::M mine = kept_lanes(tile, at);
+        kept[r] |= Simd::bits_of(mine) << (v * kLanes);
+        t[r][v] = Simd::select(mine, t[r][v], Simd::constant(kHidden));
+      }
+      largest[r] = Simd::max(largest[r], t[r][v]);
     }
-    largest = Simd::max(largest, t[v]);
   }
-  const float before = scratch.current.largest[row];
-  const float tile_largest = Simd::reduce_max(largest);
-  const float now = before > tile_largest ? before : tile_largest;
-  const float base = now > kLowest ? now : (now <= kLowest ? kLowest : now);  // NaN stays
-  const Simd::F minus = Simd::broadcast(&base);
-  Simd::F sum = Simd::constant(0.0);
+#pragma GCC unroll 4
+  for (int r = 0; r < kRows; ++r) {
+    const float before = scratch.current.largest[row + r];
+    const float tile_largest = Simd::reduce_max(largest[r]);
+    const float now = before > tile_largest ? before : tile_largest;
+    const float base = now > kLowest ? now : (now <= kLowest ? kLowest : now);  // NaN stays
+    minus[r] = Simd::broadcast(&base);
+    sum[r] = Simd::constant(0.0);
+    scratch.tile_largest[row + r] = now;
+    scratch.kept[row + r] = kept[r];
+  }
 #pragma GCC unroll 4
   for (int v = 0; v < kTileVectors; ++v) {
-    t[v] = Number::exp2(t[v] - minus);
-    sum = sum + t[v];
+#pragma GCC unroll 4
+    for (int r = 0; r < kRows; ++r) {
+      t[r][v] = Number::exp2(t[r][v] - minus[r]);
+      sum[r] = sum[r] + t[r][v];
+    }
   }
-  scratch.tile_largest[row] = now;
-  scratch.tile_sum[row] = Simd::reduce_add(sum);
-  scratch.kept[row] = kept;
-  store_weights<C, kMasked>(tile, row, kept, t);
+#pragma GCC unroll 4
+  for (int r = 0; r < kRows; ++r) {
+    scratch.tile_sum[row + r] = Simd::reduce_add(sum[r]);
+    store_weights<C, kMasked>(tile, row + r, kept[r], t[r]);
+  }
+}
+
+template <class C, bool kGeneral, bool kMasked>
+void softmax_row(const Tile& tile, std::int32_t row, const float* dots) {
+  softmax_block<C, kGeneral, kMasked, 1>(tile, row, dots);
 }
 
 // Serves `lines` lines a row.
@@ -108,9 +135,13 @@ template <class C>
 QUIRE_INLINE void softmax_rows(const Tile& tile, std::int32_t first, std::int32_t count,
                                PrefetchQueue* prefetch = nullptr, std::int32_t lines = 0) {
   for (std::int32_t i = 0; i < count; ++i) {
-    serve_prefetch(prefetch, lines);
     const float* dots = tile.scratch->logits + i * kTileKeys;
-    if (tile.is_general) {
+    serve_prefetch(prefetch, lines);
+    if (!tile.is_general && !tile.is_masked && i + 2 <= count) {
+      softmax_block<C, false, false, 2>(tile, first + i, dots);
+      serve_prefetch(prefetch, lines);
+      ++i;
+    } else if (tile.is_general) {
       if (tile.is_masked) {
         softmax_row<C, true, true>(tile, first + i, dots);
       } else {
