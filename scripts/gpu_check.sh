@@ -61,7 +61,7 @@ sanitize_all() {
       >"$build/$tool.log" 2>&1 || status=1
     grep ' passed, \|ERROR SUMMARY\|RACECHECK SUMMARY' "$build/$tool.log" || tail -n 5 "$build/$tool.log"
     QUIRE_PROPERTY_CASES="${QUIRE_SANITIZER_CASES:-24}" compute-sanitizer --tool "$tool" --error-exitcode 1 "$tests" \
-      --gtest_filter='GpuCache.StoresHead*:GpuCache.Reports*:GpuGuard.Rows*:GpuLayers.Faults*:*GpuProperty*' \
+      --gtest_filter='GpuCache.StoresHead*:GpuCache.Reports*:GpuCache.Rotates*:GpuCache.Moves*:GpuGuard.Rows*:GpuLayers.Faults*:*GpuProperty*' \
       --gtest_brief=1 >"$build/$tool.tests.log" 2>&1 || status=1
     grep 'PASSED\|FAILED\|ERROR SUMMARY\|RACECHECK SUMMARY' "$build/$tool.tests.log" ||
       tail -n 5 "$build/$tool.tests.log"

@@ -5,6 +5,7 @@
 // reduction in registers. Bound by memory, and by latency where rows are not aligned. Slots and positions are checked
 // here; a token with a bad one stores nothing.
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <string>
 
@@ -187,54 +188,89 @@ bool convert_from(const StoreParams& params, cudaStream_t stream) {
   }
 }
 
-// Whether packed kernels can take the rows: sizes of whole packs, few enough for a warp, everything aligned.
-bool can_pack(const StoreParams& params) {
-  const StoreArgs& store = params.store;
-  constexpr std::int32_t kPack = 8;
-  const std::int64_t bytes = dtype_bytes(store.dtype);
-  if (bytes == 1 || std::max(store.key.size, store.value.size) > 32 * kPack) return false;
-  if (params.num_tokens() * params.rows_of_token() > 0x7fffffff / 32) return false;
-  std::uint64_t odd = 0;
-  const auto need = [&](const void* data, std::int64_t alignment) {
-    odd |= reinterpret_cast<std::uintptr_t>(data) % static_cast<std::uint64_t>(alignment);
+constexpr std::int64_t kMostPackedTokens = 65535 * 4;  // blocks of 4 teams at least along y of a grid
+constexpr std::int32_t kPack = 8;
+
+// The strides of all rows, or of all scales; `fits` becomes false where they differ or where an offset inside a page is
+// no 32-bit number.
+PackedStrides common_strides(const KVSource& cache, bool of_scales, bool& fits) {
+  const auto read = [&](const KVRows& rows) -> std::array<std::int64_t, 3> {
+    if (of_scales) return {rows.scale_page_stride, rows.scale_token_stride, rows.scale_head_stride};
+    return {rows.page_stride, rows.token_stride, rows.head_stride};
   };
-  const auto need_rows = [&](const TokenRows& rows) {
-    need(rows.data, 16);
-    for (const std::int64_t stride : {rows.token_stride, rows.head_stride}) {
-      odd |= static_cast<std::uint64_t>(stride * bytes % 16);
-    }
-    odd |= static_cast<std::uint64_t>(rows.size % kPack);
-  };
-  need_rows(store.key);
-  need_rows(store.value);
-  const std::int64_t cache_bytes = dtype_bytes(store.cache.dtype);
-  const std::int64_t alignment = cache_bytes == 1 ? (params.wide_cache ? 8 : 4) : 16;
-  for (std::int32_t stream = 0; stream < store.cache.num_streams; ++stream) {
-    for (const KVRows* rows : {&store.cache.key[stream], &store.cache.value[stream]}) {
-      need(rows->data, alignment);
-      for (const std::int64_t stride : {rows->page_stride, rows->token_stride, rows->head_stride}) {
-        odd |= static_cast<std::uint64_t>(stride * cache_bytes % alignment);
-      }
-    }
+  const std::array<std::int64_t, 3> first = read(cache.key[0]);
+  for (std::int32_t stream = 0; stream < cache.num_streams; ++stream) {
+    fits = fits && read(cache.key[stream]) == first && read(cache.value[stream]) == first;
   }
-  if (params.rotates()) {
-    if (params.rope.query.num_heads > 0) need_rows(params.rope.query);
-    need(params.rope.cos_sin, 16);
-    odd |= static_cast<std::uint64_t>(params.rope.cos_sin_stride % kPack);
-    odd |= static_cast<std::uint64_t>(params.rope.rotary_dim % (2 * kPack));
-  }
-  return odd == 0;
+  constexpr std::int64_t kMost = 0x7fffffff;
+  fits = fits && first[0] <= kMost && first[1] <= kMost && first[2] <= kMost &&
+         first[1] * cache.block_size + first[2] * cache.num_kv_heads <= kMost;
+  return {static_cast<std::uint32_t>(first[0]), static_cast<std::uint32_t>(first[1]),
+          static_cast<std::uint32_t>(first[2])};
 }
 
-bool launch_packed(StoreParams params, cudaStream_t stream) {
+// Whether addresses are all multiples of what packed accesses want.
+class Alignment {
+ public:
+  void need(std::int64_t number, std::int64_t alignment) { odd_ |= number % alignment != 0; }
+  void need(const void* data, std::int64_t alignment) {
+    odd_ |= reinterpret_cast<std::uintptr_t>(data) % static_cast<std::uintptr_t>(alignment) != 0;
+  }
+  void need(const TokenRows& rows, std::int64_t element_bytes) {
+    need(rows.data, 16);
+    need(rows.token_stride * element_bytes, 16);
+    need(rows.head_stride * element_bytes, 16);
+    need(rows.size, kPack);
+  }
+  bool holds() const { return !odd_; }
+
+ private:
+  bool odd_ = false;
+};
+
+// Whether packed kernels can take the rows: sizes of whole packs, few enough for a warp, everything aligned.
+bool can_pack(const PackedParams& params) {
+  const StoreArgs& store = params.base.store;
+  const RopeStoreArgs& rope = params.base.rope;
+  const std::int64_t bytes = dtype_bytes(store.dtype);
+  const std::int64_t cache_bytes = dtype_bytes(store.cache.dtype);
+  if (bytes == 1 || std::max(store.key.size, store.value.size) > 32 * kPack) return false;
+  if (params.base.num_tokens() > kMostPackedTokens || store.cache.num_blocks > 0x7fffffff) return false;
+  Alignment aligned;
+  aligned.need(store.key, bytes);
+  aligned.need(store.value, bytes);
+  const std::int64_t alignment = cache_bytes == 1 ? (params.wide_cache ? 8 : 4) : 16;
+  for (std::int32_t stream = 0; stream < store.cache.num_streams; ++stream) {
+    aligned.need(store.cache.key[stream].data, alignment);
+    aligned.need(store.cache.value[stream].data, alignment);
+  }
+  for (const std::uint32_t stride : {params.rows.page, params.rows.token, params.rows.head}) {
+    aligned.need(stride * cache_bytes, alignment);
+  }
+  if (params.base.rotates()) {
+    if (rope.query.num_heads > 0) aligned.need(rope.query, bytes);
+    aligned.need(rope.cos_sin, 16);
+    aligned.need(rope.cos_sin_stride, kPack);
+    aligned.need(rope.rotary_dim, 2 * kPack);
+  }
+  return aligned.holds();
+}
+
+bool launch_packed(const StoreParams& base, cudaStream_t stream) {
+  PackedParams params{.base = base};
+  bool fits = true;
+  params.rows = common_strides(base.store.cache, false, fits);
+  if (base.store.cache.key[0].scales != nullptr) params.scales = common_strides(base.store.cache, true, fits);
+  if (!fits) return false;
   if (!can_pack(params)) {
     params.wide_cache = false;
     if (!can_pack(params)) return false;
   }
-  const auto size = static_cast<std::uint32_t>(std::max(params.store.key.size, params.store.value.size));
-  params.team_lanes = static_cast<std::int32_t>(std::bit_ceil((size + 7) / 8));
-  if (params.store.dtype == DType::kFloat32) return launch_packed_float32(params, stream);
-  if (params.store.dtype == DType::kFloat16) return launch_packed_float16(params, stream);
+  const auto packs = static_cast<std::uint32_t>(std::max(base.store.key.size, base.store.value.size) / kPack);
+  params.team_lanes = static_cast<std::int32_t>(std::bit_ceil(packs));
+  params.team_shift = std::countr_zero(std::bit_ceil(packs));
+  if (base.store.dtype == DType::kFloat32) return launch_packed_float32(params, stream);
+  if (base.store.dtype == DType::kFloat16) return launch_packed_float16(params, stream);
   return launch_packed_bfloat16(params, stream);
 }
 

@@ -15,8 +15,6 @@ struct StoreParams {
   RopeStoreArgs rope = {};  // num_positions 0: nothing is rotated
   FaultRecord* record = nullptr;
   std::int32_t block_shift = -1;  // log2 of the block size where it is a power of two
-  std::int32_t team_lanes = 32;   // of the packed kernels: lanes that share a row
-  bool wide_cache = true;         // eight elements of a cache row can be stored at once, else four
 
   bool rotates() const { return rope.num_positions > 0; }
   // Warps or teams of a token: one for each q_head that is rotated and for each kv_head.
@@ -27,10 +25,27 @@ struct StoreParams {
 };
 Status launch_store(const StoreParams& params, cudaStream_t stream);
 
+// Steps from page to page, token to token and head to head, which K, V and their streams have in common.
+struct PackedStrides {
+  std::uint32_t page = 0;
+  std::uint32_t token = 0;
+  std::uint32_t head = 0;
+};
+
+// What packed kernels ask beside: that addresses inside a page are 32-bit numbers.
+struct PackedParams {
+  StoreParams base;
+  PackedStrides rows;            // elements
+  PackedStrides scales;          // floats
+  std::int32_t team_lanes = 32;  // that share a row, a power of two
+  std::int32_t team_shift = 5;   // its logarithm
+  bool wide_cache = true;        // eight elements of a cache row can be stored at once, else four
+};
+
 // The packed kernels, by the dtype of the source: eight elements a lane. False for a cache that is none of theirs; rows
 // have been found fit by can_pack.
-bool launch_packed_float32(const StoreParams& params, cudaStream_t stream);
-bool launch_packed_float16(const StoreParams& params, cudaStream_t stream);
-bool launch_packed_bfloat16(const StoreParams& params, cudaStream_t stream);
+bool launch_packed_float32(const PackedParams& params, cudaStream_t stream);
+bool launch_packed_float16(const PackedParams& params, cudaStream_t stream);
+bool launch_packed_bfloat16(const PackedParams& params, cudaStream_t stream);
 
 }  // namespace quire::cuda

@@ -18,7 +18,7 @@
 namespace quire::cuda {
 namespace packed {
 
-constexpr int kThreads = 256;
+constexpr int kThreads = 128;
 constexpr int kPack = 8;
 
 template <class Code>
@@ -35,26 +35,6 @@ __device__ inline std::uint32_t narrow_pair(BFloat16Element, float first, float 
   const __nv_bfloat162 pair = __floats2bfloat162_rn(first, second);
   return *reinterpret_cast<const std::uint32_t*>(&pair);
 }
-// The hardware makes every NaN positive; here it keeps its sign as on the CPU.
-template <class Element>
-__device__ inline std::uint32_t narrow_float8_pair(float first, float second) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890
-  std::uint16_t pair;
-  if constexpr (Element::kDType == DType::kFloat8E4M3) {
-    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(pair) : "f"(second), "f"(first));
-  } else {
-    asm("cvt.rn.satfinite.e5m2x2.f32 %0, %1, %2;" : "=h"(pair) : "f"(second), "f"(first));
-  }
-  if (first == first && second == second) return pair;
-#endif
-  return Element::encode(first) | static_cast<std::uint32_t>(Element::encode(second)) << 8;
-}
-__device__ inline std::uint32_t narrow_pair(E4M3Element, float first, float second) {
-  return narrow_float8_pair<E4M3Element>(first, second);
-}
-__device__ inline std::uint32_t narrow_pair(E5M2Element, float first, float second) {
-  return narrow_float8_pair<E5M2Element>(first, second);
-}
 // The instruction does what the element's encode does: to nearest even, saturated, NaN as 0.
 __device__ inline std::uint32_t narrow_pair(Int8Element, float first, float second) {
   std::int32_t low;
@@ -64,41 +44,76 @@ __device__ inline std::uint32_t narrow_pair(Int8Element, float first, float seco
   return __byte_perm(static_cast<std::uint32_t>(low), static_cast<std::uint32_t>(high), 0x5540) & 0xffffu;
 }
 
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890
+__device__ inline std::uint32_t narrow_pair(E4M3Element, float first, float second) {
+  std::uint16_t pair;
+  asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(pair) : "f"(second), "f"(first));
+  return pair;
+}
+__device__ inline std::uint32_t narrow_pair(E5M2Element, float first, float second) {
+  std::uint16_t pair;
+  asm("cvt.rn.satfinite.e5m2x2.f32 %0, %1, %2;" : "=h"(pair) : "f"(second), "f"(first));
+  return pair;
+}
+#else
+template <class Element>
+__device__ inline std::uint32_t narrow_pair(Element, float first, float second) {
+  return Element::encode(first) | static_cast<std::uint32_t>(Element::encode(second)) << 8;
+}
+#endif
+
+// Whether there is a NaN; infinities count too.
+__device__ inline bool has_nan(const float (&x)[kPack]) {
+  float sum = 0.0f;
+#pragma unroll
+  for (int i = 0; i < kPack; ++i) sum = __fmaf_rn(x[i], 0.0f, sum);
+  return sum != sum;
+}
+
 template <class Element>
 __device__ inline Pack<typename Element::Code> narrow(const float (&x)[kPack]) {
   Pack<typename Element::Code> out;
+  auto* words = reinterpret_cast<std::uint32_t*>(&out);
   if constexpr (sizeof(typename Element::Code) == 4) {
-    for (int i = 0; i < kPack; ++i) out.values[i] = x[i];
+#pragma unroll
+    for (int i = 0; i < kPack; ++i) words[i] = __float_as_uint(x[i]);
   } else if constexpr (sizeof(typename Element::Code) == 2) {
-    auto* words = reinterpret_cast<std::uint32_t*>(&out);
 #pragma unroll
     for (int i = 0; i < kPack / 2; ++i) words[i] = narrow_pair(Element{}, x[2 * i], x[2 * i + 1]);
   } else {
-    auto* words = reinterpret_cast<std::uint32_t*>(&out);
 #pragma unroll
     for (int i = 0; i < kPack / 4; ++i) {
-      words[i] = narrow_pair(Element{}, x[4 * i], x[4 * i + 1]) | narrow_pair(Element{}, x[4 * i + 2], x[4 * i + 3])
-                                                                      << 16;
+      words[i] = __byte_perm(narrow_pair(Element{}, x[4 * i], x[4 * i + 1]),
+                             narrow_pair(Element{}, x[4 * i + 2], x[4 * i + 3]), 0x5410);
+    }
+    // The instructions make every NaN positive; here it keeps its sign as on the CPU.
+    if constexpr (Element::kDType != DType::kInt8) {
+      if (has_nan(x)) {
+        for (int i = 0; i < kPack; ++i) out.values[i] = Element::encode(x[i]);
+      }
     }
   }
   return out;
 }
 
-// Exact quotients by one divisor: a product with the rounded reciprocal and one correction, which is right where
-// nothing over- or underflows. Larger quotients saturate in every 8-bit format and need no correction.
-struct Divider {
-  float divisor = 1.0f;
-  float reciprocal = 1.0f;
-  bool is_moderate = true;
+static __device__ __noinline__ float divide_anything(float x, float divisor) { return x / divisor; }
 
-  __device__ explicit Divider(float by) : divisor(by), reciprocal(1.0f / by), is_moderate(by > 1e-18f && by < 1e18f) {}
-  __device__ float operator()(float x) const {
-    if (!is_moderate) return x / divisor;
-    const float quotient = x * reciprocal;
-    const float corrected = __fmaf_rn(__fmaf_rn(-quotient, divisor, x), reciprocal, quotient);
-    return fabsf(quotient) < 1e6f && fabsf(x) > 1e-18f ? corrected : quotient;
+// Exact quotients by one divisor: a product with the rounded reciprocal and one correction, which is right where
+// nothing over- or underflows. Quotients beyond 10^6, which every 8-bit format saturates, are cut first: the correction
+// of an infinite one would be a NaN.
+__device__ inline void divide(float (&x)[kPack], float divisor) {
+  const float reciprocal = __frcp_rn(divisor);
+  if (divisor > 1e-18f && divisor < 1e18f) {
+#pragma unroll
+    for (int i = 0; i < kPack; ++i) {
+      const float quotient = fminf(fmaxf(x[i] * reciprocal, -1e6f), 1e6f);
+      x[i] = __fmaf_rn(__fmaf_rn(-quotient, divisor, x[i]), reciprocal, quotient);
+    }
+    return;
   }
-};
+#pragma unroll
+  for (int i = 0; i < kPack; ++i) x[i] = divide_anything(x[i], divisor);
+}
 
 template <class Element>
 __device__ inline void widen(const Pack<typename Element::Code>& from, float (&x)[kPack]) {
@@ -118,8 +133,9 @@ struct Lane {
   std::int32_t first = 0;  // element of the row
 
   __device__ float team_max(float value) const {
-    for (std::int32_t offset = lanes / 2; offset > 0; offset /= 2) {
-      value = fmaxf(value, __shfl_xor_sync(kFullWarp, value, offset));
+#pragma unroll
+    for (int offset = 16; offset > 0; offset /= 2) {
+      if (offset < lanes) value = fmaxf(value, __shfl_xor_sync(kFullWarp, value, offset));
     }
     return value;
   }
@@ -184,6 +200,10 @@ __device__ inline Turn turn_of(const RopeStoreArgs& rope, const Lane& lane, bool
   const std::int32_t index = turn.is_low ? lane.first : lane.first - half;
   load_angles<kPack>(rope, row + index, angles.cosine);
   load_angles<kPack>(rope, row + half + index, angles.sine);
+  if (turn.is_low) {  // x - y is x + (-y), bit for bit
+#pragma unroll
+    for (int i = 0; i < kPack; ++i) angles.sine[i] = -angles.sine[i];
+  }
   return turn;
 }
 
@@ -213,9 +233,7 @@ __device__ inline void rotate(RopeStyle style, const Turn& turn, const Angles& a
     widen<Source>(there, pair);
 #pragma unroll
     for (int i = 0; i < kPack; ++i) {
-      const float turned = __fmul_rn(pair[i], angles.sine[i]);
-      const float kept = __fmul_rn(x[i], angles.cosine[i]);
-      x[i] = turn.is_low ? __fsub_rn(kept, turned) : __fadd_rn(kept, turned);
+      x[i] = __fadd_rn(__fmul_rn(x[i], angles.cosine[i]), __fmul_rn(pair[i], angles.sine[i]));
     }
   }
   if (turn.rotates) raw = narrow<Source>(x);
@@ -234,32 +252,38 @@ __device__ inline void put(const Pack<Code>& pack, Code* to, bool wide) {
   *reinterpret_cast<Pack<Code>*>(to) = pack;
 }
 
-// Where the heads of one token go in K or V of the cache.
+// Where a head of one token goes: the same offsets in K and V.
 struct CachePlace {
-  const KVRows* streams = nullptr;
-  std::int32_t num_streams = 1;
-  KVPlace place;
-
-  __device__ std::int32_t stream(std::int32_t head) const { return num_streams == 2 ? head & 1 : 0; }
-  __device__ std::int32_t kv_head(std::int32_t head) const { return num_streams == 2 ? head >> 1 : head; }
-  __device__ std::int64_t offset(std::int32_t head) const {
-    return row_offset(streams[stream(head)], place, kv_head(head));
-  }
-  __device__ float* scale(std::int32_t head) const {
-    const KVRows& to = streams[stream(head)];
-    return to.scales + place.page * to.scale_page_stride + place.token * to.scale_token_stride +
-           kv_head(head) * to.scale_head_stride;
-  }
+  std::int64_t row = 0;    // element
+  std::int64_t scale = 0;  // float
+  std::int32_t stream = 0;
 };
+
+template <bool kScales>
+__device__ inline CachePlace cache_place(const PackedParams& params, std::uint32_t page, std::uint32_t token,
+                                         std::int32_t head) {
+  CachePlace place;
+  auto kv_head = static_cast<std::uint32_t>(head);
+  if (params.base.store.cache.num_streams == 2) {
+    place.stream = head & 1;
+    kv_head >>= 1;
+  }
+  const auto at = [&](const PackedStrides& strides) {
+    return static_cast<std::int64_t>(static_cast<std::uint64_t>(page) * strides.page) +
+           static_cast<std::int64_t>(token * strides.token + kv_head * strides.head);
+  };
+  place.row = at(params.rows);
+  if constexpr (kScales) place.scale = at(params.scales);
+  return place;
+}
 
 // Stores the team's row of `size` elements if `stores`; every lane of the warp must come here.
 template <class Source, class Codec>
-__device__ inline void store_row(const CachePlace& cache, std::int32_t head, std::int32_t size, const Lane& lane,
+__device__ inline void store_row(const KVRows& rows, const CachePlace& place, std::int32_t size, const Lane& lane,
                                  bool stores, bool wide, const Pack<typename Source::Code>& raw) {
   using Element = typename Codec::Element;
-  const KVRows& rows = cache.streams[cache.stream(head)];
   const bool has_pack = stores && lane.first < size;
-  auto* const to = static_cast<typename Element::Code*>(rows.data) + cache.offset(head) + lane.first;
+  auto* const to = static_cast<typename Element::Code*>(rows.data) + place.row + lane.first;
   if constexpr (Codec::kScale == ScaleKind::kNone && Element::kDType == Source::kDType) {
     if (has_pack) put(raw, to, wide);
   } else {
@@ -270,14 +294,12 @@ __device__ inline void store_row(const CachePlace& cache, std::int32_t head, std
 #pragma unroll
       for (int i = 0; i < kPack; ++i) largest = fmaxf(largest, fabsf(x[i]));  // packs beyond the row are zeros
       const float scale = Codec::scale_of(lane.team_max(largest));
-      if (stores && lane.first == 0) *cache.scale(head) = scale;
+      if (stores && lane.first == 0) rows.scales[place.scale] = scale;
       const float inverse = Codec::of_scale(scale).inverse;
 #pragma unroll
       for (int i = 0; i < kPack; ++i) x[i] *= inverse;
     } else if constexpr (Codec::kScale == ScaleKind::kTensor) {
-      const Divider divide(rows.tensor_scale);
-#pragma unroll
-      for (int i = 0; i < kPack; ++i) x[i] = divide(x[i]);
+      divide(x, rows.tensor_scale);
     }
     if (has_pack) put(narrow<Element>(x), to, wide);
   }
@@ -287,90 +309,124 @@ __device__ inline void store_row(const CachePlace& cache, std::int32_t head, std
 template <class Source>
 __device__ inline Pack<typename Source::Code>* pack_at(const TokenRows& rows, std::int64_t token, std::int32_t head,
                                                        const Lane& lane) {
-  auto* row = static_cast<typename Source::Code*>(rows.data) + token * rows.token_stride + head * rows.head_stride;
+  auto* row = static_cast<typename Source::Code*>(rows.data) + token * rows.token_stride +
+              static_cast<std::int64_t>(head) * rows.head_stride;
   return reinterpret_cast<Pack<typename Source::Code>*>(row + lane.first);
 }
 
-template <class Source, class Codec, bool kRotates, int kRows>
-__global__ void __launch_bounds__(kThreads) packed_store_kernel(const __grid_constant__ StoreParams params) {
-  const StoreArgs& store = params.store;
-  const auto thread = blockIdx.x * kThreads + threadIdx.x;
-  const auto lanes = static_cast<std::uint32_t>(params.team_lanes);
-  const Lane lane{static_cast<std::int32_t>(lanes), static_cast<std::int32_t>(thread % lanes) * kPack};
-  const std::int32_t q_units = kRotates ? (params.rope.query.num_heads + kRows - 1) / kRows : 0;
-  const auto units = static_cast<std::uint32_t>(q_units + (store.key.num_heads + kRows - 1) / kRows);
-  const std::uint32_t token = thread / lanes / units;
-  const auto unit = static_cast<std::int32_t>(thread / lanes % units);
-  const bool is_query = unit < q_units;
-  const std::int32_t head = (is_query ? unit : unit - q_units) * kRows;
-  const bool rotated = kRotates && token < params.rope.num_positions;
-  const bool exists = is_query ? rotated : token < store.num_slots;
-
-  // All loads first, then what depends on them.
-  const TokenRows& rows = is_query ? params.rope.query : store.key;
+// kRows heads of a token's query from `head` on, in place.
+template <class Source, int kRows>
+__device__ inline void rotate_queries(const PackedParams& params, const Lane& lane, std::int64_t token,
+                                      std::int32_t head) {
+  const RopeStoreArgs& rope = params.base.rope;
+  const bool exists = token < rope.num_positions;
+  const std::int32_t num_heads = exists ? min(kRows, rope.query.num_heads - head) : 0;
   Pack<typename Source::Code> raw[kRows] = {};
+#pragma unroll
+  for (int i = 0; i < kRows; ++i) {
+    if (i < num_heads && lane.first < rope.rotary_dim) raw[i] = *pack_at<Source>(rope.query, token, head + i, lane);
+  }
+  const std::int64_t position = exists ? checked_position(params.base, token) : -1;
+  Angles angles;
+  const Turn turn = turn_of(rope, lane, position >= 0, angles, position);
+#pragma unroll
+  for (int i = 0; i < kRows; ++i) {
+    rotate<Source>(rope.style, turn, angles, raw[i]);
+    if (turn.rotates && i < num_heads) *pack_at<Source>(rope.query, token, head + i, lane) = raw[i];
+  }
+}
+
+// kRows heads of a token's key and value from `head` on, into the cache.
+template <class Source, class Codec, bool kRotates, int kRows>
+__device__ inline void store_heads(const PackedParams& params, const Lane& lane, std::int64_t token,
+                                   std::int32_t head) {
+  const StoreArgs& store = params.base.store;
+  const RopeStoreArgs& rope = params.base.rope;
+  const bool exists = token < store.num_slots;
+  const std::int32_t num_heads = exists ? min(kRows, store.key.num_heads - head) : 0;
+  // All loads first, then what depends on them.
+  Pack<typename Source::Code> key[kRows] = {};
   Pack<typename Source::Code> value[kRows] = {};
-  const std::int32_t num_heads = exists ? min(kRows, rows.num_heads - head) : 0;
 #pragma unroll
   for (int i = 0; i < kRows; ++i) {
     if (i >= num_heads) continue;
-    if (lane.first < rows.size) raw[i] = *pack_at<Source>(rows, token, head + i, lane);
-    if (!is_query && lane.first < store.value.size) value[i] = *pack_at<Source>(store.value, token, head + i, lane);
+    if (lane.first < store.key.size) key[i] = *pack_at<Source>(store.key, token, head + i, lane);
+    if (lane.first < store.value.size) value[i] = *pack_at<Source>(store.value, token, head + i, lane);
   }
-  const std::int64_t slot = exists && !is_query ? store.slots[token] : -1;
-  const std::int64_t position = rotated ? checked_position(params, token) : 0;
-  KVPlace place = slot_place(params, token, slot);
-  if (position < 0) place.page = -1;
-  const bool stores = place.page >= 0;
-
+  KVPlace place = slot_place(params.base, token, exists ? store.slots[token] : -1);
   if constexpr (kRotates) {
+    const bool rotated = exists && token < rope.num_positions;
+    const std::int64_t position = rotated ? checked_position(params.base, token) : 0;
+    if (position < 0) place.page = -1;
     Angles angles;
-    const bool turns = rotated && exists && position >= 0 && (is_query || stores);
-    const Turn turn = turn_of(params.rope, lane, turns, angles, position);
+    const Turn turn = turn_of(rope, lane, rotated && place.page >= 0, angles, position);
 #pragma unroll
     for (int i = 0; i < kRows; ++i) {
-      rotate<Source>(params.rope.style, turn, angles, raw[i]);
-      if (turn.rotates && i < num_heads) *pack_at<Source>(rows, token, head + i, lane) = raw[i];
+      rotate<Source>(rope.style, turn, angles, key[i]);
+      if (turn.rotates && i < num_heads) *pack_at<Source>(store.key, token, head + i, lane) = key[i];
     }
-    if (!__any_sync(kFullWarp, stores)) return;
   }
-  if (!stores) place = {0, 0};
-  const CachePlace keys{store.cache.key, store.cache.num_streams, place};
-  const CachePlace values{store.cache.value, store.cache.num_streams, place};
+  const bool stores = place.page >= 0;
+  const auto page = static_cast<std::uint32_t>(stores ? place.page : 0);
+  const auto offset = static_cast<std::uint32_t>(place.token);
 #pragma unroll
   for (int i = 0; i < kRows; ++i) {
     const bool has_row = stores && i < num_heads;
-    const std::int32_t at = has_row ? head + i : 0;
-    store_row<Source, Codec>(keys, at, store.key.size, lane, has_row, params.wide_cache, raw[i]);
-    store_row<Source, Codec>(values, at, store.value.size, lane, has_row, params.wide_cache, value[i]);
+    const CachePlace at = cache_place<Codec::kScale == ScaleKind::kRow>(params, page, offset, has_row ? head + i : 0);
+    const KVSource& cache = store.cache;
+    store_row<Source, Codec>(cache.key[at.stream], at, store.key.size, lane, has_row, params.wide_cache, key[i]);
+    store_row<Source, Codec>(cache.value[at.stream], at, store.value.size, lane, has_row, params.wide_cache, value[i]);
   }
 }
 
-constexpr int kManyRows = 2;
-constexpr std::int64_t kManyThreads = std::int64_t{1} << 18;  // enough for every multiprocessor
+// Blocks along x are heads, queries first, so that a block does one kind of work; along y they are tokens.
+template <class Source, class Codec, bool kRotates, int kQueryRows, int kRows>
+__global__ void __launch_bounds__(kThreads) packed_store_kernel(const __grid_constant__ PackedParams params) {
+  const auto thread = static_cast<std::int32_t>(threadIdx.x);
+  const Lane lane{params.team_lanes, (thread & (params.team_lanes - 1)) * kPack};
+  const std::int64_t token = (static_cast<std::int64_t>(blockIdx.y) * kThreads + thread) >> params.team_shift;
+  auto unit = static_cast<std::int32_t>(blockIdx.x);
+  if constexpr (kRotates) {
+    const std::int32_t query_units = (params.base.rope.query.num_heads + kQueryRows - 1) / kQueryRows;
+    if (unit < query_units) {
+      rotate_queries<Source, kQueryRows>(params, lane, token, unit * kQueryRows);
+      return;
+    }
+    unit -= query_units;
+  }
+  store_heads<Source, Codec, kRotates, kRows>(params, lane, token, unit * kRows);
+}
+
+constexpr std::int64_t kManyTokens = 2048;  // enough for every multiprocessor with several heads a team
+constexpr int kManyQueryRows = 4;
+constexpr int kManyRotatedRows = 2;  // of keys and values; without rotation one head a team is faster
+
+template <class Source, class Codec, bool kRotates, int kQueryRows, int kRows>
+void launch_rows(const PackedParams& params, cudaStream_t stream) {
+  const std::int64_t units =
+      ceil_div(params.base.rope.query.num_heads, kQueryRows) + ceil_div(params.base.store.key.num_heads, kRows);
+  const dim3 grid(static_cast<unsigned>(units),
+                  static_cast<unsigned>(ceil_div(params.base.num_tokens() * params.team_lanes, kThreads)));
+  packed_store_kernel<Source, Codec, kRotates, kQueryRows, kRows><<<grid, kThreads, 0, stream>>>(params);
+}
 
 template <class Source, class Codec, bool kRotates>
-void launch_rows(const StoreParams& params, cudaStream_t stream) {
-  const auto threads = [&](std::int64_t rows) {
-    const std::int64_t units = ceil_div(params.rope.query.num_heads, rows) + ceil_div(params.store.key.num_heads, rows);
-    return params.num_tokens() * units * params.team_lanes;
-  };
-  const auto blocks = [](std::int64_t count) { return static_cast<unsigned>(ceil_div(count, kThreads)); };
-  if (threads(kManyRows) >= kManyThreads) {
-    packed_store_kernel<Source, Codec, kRotates, kManyRows>
-        <<<blocks(threads(kManyRows)), kThreads, 0, stream>>>(params);
-  } else {
-    packed_store_kernel<Source, Codec, kRotates, 1><<<blocks(threads(1)), kThreads, 0, stream>>>(params);
+void launch_codec(const PackedParams& params, cudaStream_t stream) {
+  if constexpr (kRotates) {
+    if (params.base.num_tokens() >= kManyTokens) {
+      return launch_rows<Source, Codec, true, kManyQueryRows, kManyRotatedRows>(params, stream);
+    }
   }
+  launch_rows<Source, Codec, kRotates, 1, 1>(params, stream);
 }
 
 template <class Source>
-bool launch(const StoreParams& params, cudaStream_t stream) {
-  return visit_codec(params.store.cache.dtype, params.store.cache.key[0].scales != nullptr, [&](auto codec) {
-    if (params.rotates()) {
-      launch_rows<Source, decltype(codec), true>(params, stream);
+bool launch(const PackedParams& params, cudaStream_t stream) {
+  return visit_codec(params.base.store.cache.dtype, params.base.store.cache.key[0].scales != nullptr, [&](auto codec) {
+    if (params.base.rotates()) {
+      launch_codec<Source, decltype(codec), true>(params, stream);
     } else {
-      launch_rows<Source, decltype(codec), false>(params, stream);
+      launch_codec<Source, decltype(codec), false>(params, stream);
     }
   });
 }

@@ -3,7 +3,7 @@
 
 namespace quire::cuda {
 
-bool launch_packed_bfloat16(const StoreParams& params, cudaStream_t stream) {
+bool launch_packed_bfloat16(const PackedParams& params, cudaStream_t stream) {
   return packed::launch<BFloat16Element>(params, stream);
 }
 

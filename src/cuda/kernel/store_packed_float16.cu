@@ -3,7 +3,7 @@
 
 namespace quire::cuda {
 
-bool launch_packed_float16(const StoreParams& params, cudaStream_t stream) {
+bool launch_packed_float16(const PackedParams& params, cudaStream_t stream) {
   return packed::launch<Float16Element>(params, stream);
 }
 

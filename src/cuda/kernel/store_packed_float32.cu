@@ -3,7 +3,7 @@
 
 namespace quire::cuda {
 
-bool launch_packed_float32(const StoreParams& params, cudaStream_t stream) {
+bool launch_packed_float32(const PackedParams& params, cudaStream_t stream) {
   return packed::launch<Float32Element>(params, stream);
 }
 
