@@ -34,23 +34,21 @@ struct DecodeShape {
   static constexpr int kScaleBytes = kBytes == 1 ? kKeys * 2 * kStreams * 4 : 0;
   static constexpr int kStageBytes = kKeys * (kPitchK * kStreams + kPitchV) + kScaleBytes;
 
-  static constexpr int kSharedBytes = 224 * 1024;  // of a multiprocessor
-  static constexpr int blocks() {
-    const int room = 3 * kWarps * kStageBytes;  // three stages at least
-    return kBytes == 1 && 3 * room < kSharedBytes && kTiles == 1 ? 3 : 2 * room < kSharedBytes ? 2 : 1;
-  }
-  static constexpr int kBlocks = blocks();
-  static constexpr int kStages = [] {
-    const int stages = (kSharedBytes / kBlocks - 9 * 1024) / (kWarps * kStageBytes);
-    return stages > 8 ? 8 : stages < 2 ? 2 : stages;
-  }();
-  static constexpr int kRingBytes = kStages * kWarps * kStageBytes;
-  // The warps' results before they are folded, in the ring's place.
-  static constexpr int kRows = 8 * kTiles;
-  static constexpr int kStreamRows = 8 * kRowTiles;
+  // The warps' results, four rows of each stream at a time, on their way to be folded.
+  static constexpr int kMergeRows = 4 * kStreams;
   static constexpr int kMergePitch = kDv + 4;
-  static constexpr int kMergeBytes = kWarps * kRows * (kMergePitch * 4 + 8);
-  static constexpr int kMainBytes = kRingBytes > kMergeBytes ? kRingBytes : kMergeBytes;
+  static constexpr int kMergeBytes = kWarps * kMergeRows * (kMergePitch * 4 + 8);
+
+  static constexpr int kSharedBytes = 224 * 1024;               // of a multiprocessor
+  static constexpr int kOtherBytes = kMergeBytes + 4 * 1024;    // tables, and what a block takes besides
+  static constexpr int stages(int blocks) {
+    return (kSharedBytes / blocks - kOtherBytes) / (kWarps * kStageBytes);
+  }
+  static constexpr int kBlocks = kBytes == 1 && kTiles == 1 && stages(3) >= 3 ? 3 : stages(2) >= 2 ? 2 : 1;
+  static constexpr int kStages = stages(kBlocks) > 8 ? 8 : stages(kBlocks) < 2 ? 2 : stages(kBlocks);
+  static constexpr int kRingBytes = kStages * kWarps * kStageBytes;
+  static constexpr int kStreamRows = 8 * kRowTiles;
+  static constexpr int kMainBytes = kRingBytes + kMergeBytes;
 };
 
 // One instance of the tile kernel: four warps, each with kRowTiles tiles of 16 rows (differential: one a stream). kType

@@ -16,8 +16,10 @@ struct RowUnits {
   std::uint32_t token = 0;
   std::uint32_t head = 0;
 
-  __device__ static RowUnits of(const KVRows& rows, std::int32_t kv_head, int element_bytes, int unit) {
-    const auto units = [&](std::int64_t stride) { return static_cast<std::uint32_t>(stride * element_bytes / unit); };
+  __device__ static RowUnits of(const KVRows& rows, std::int32_t kv_head, int element_bytes, int unit_shift) {
+    const auto units = [&](std::int64_t stride) {
+      return static_cast<std::uint32_t>(stride * element_bytes >> unit_shift);
+    };
     return {units(rows.page_stride), units(rows.token_stride), units(rows.head_stride * kv_head)};
   }
   __device__ std::uint32_t at(std::uint32_t page_id, std::uint32_t token_id) const {
@@ -45,7 +47,8 @@ struct DecodeLoader {
   __device__ QUIRE_INLINE void find_units() {
 #pragma unroll
     for (int i = 0; i < 2 * Shape::kStreams; ++i) {
-      units[i] = RowUnits::of(i % 2 == 0 ? kv->key[i / 2] : kv->value[i / 2], kv_head, Shape::kBytes, narrow ? 4 : 16);
+      units[i] = RowUnits::of(i % 2 == 0 ? kv->key[i / 2] : kv->value[i / 2], kv_head, Shape::kBytes,
+                              narrow ? 2 : 4);
     }
     if constexpr (Shape::kBytes == 1 && Shape::kStreams == 1) {
       if (inline_unit != 0) {
@@ -87,7 +90,6 @@ struct DecodeLoader {
         there = false;
       }
     }
-    const bool all = __all_sync(kFullWarp, there);
     const std::uint32_t to = stage(index);
     const auto page_id = static_cast<std::uint32_t>(page);
     if constexpr (Shape::kBytes == 1 && Shape::kStreams == 1) {
@@ -98,14 +100,21 @@ struct DecodeLoader {
         return;
       }
     }
+    // Sixteen keys of one page are the usual case.
+    const bool is_one_page = __all_sync(kFullWarp, there) && block_shift >= 4 && kv->block_table != nullptr;
+    if (is_one_page && (Shape::kBytes == 2 || !narrow)) {
+      const std::uint32_t first_token = token - static_cast<std::uint32_t>(lane % Shape::kKeys);
 #pragma unroll
-    for (int stream = 0; stream < Shape::kStreams; ++stream) {
-      copy_rows<Shape::kD, Shape::kPitchK, Shape::is_swizzled(Shape::kD)>(
-          kv->key[stream].data, units[2 * stream].at(page_id, token), there, all,
-          to + stream * Shape::kKeys * Shape::kPitchK, 0);
-      copy_rows<Shape::kDvPart, Shape::kPitchV, Shape::is_swizzled(Shape::kDv)>(
-          kv->value[stream].data, units[2 * stream + 1].at(page_id, token), there, all,
-          to + Shape::kStreams * Shape::kKeys * Shape::kPitchK, stream * Shape::kDvPart * Shape::kBytes);
+      for (int stream = 0; stream < Shape::kStreams; ++stream) {
+        copy_page<Shape::kD, Shape::kPitchK, Shape::is_swizzled(Shape::kD)>(
+            kv->key[stream].data, units[2 * stream], page_id, first_token,
+            to + stream * Shape::kKeys * Shape::kPitchK, 0);
+        copy_page<Shape::kDvPart, Shape::kPitchV, Shape::is_swizzled(Shape::kDv)>(
+            kv->value[stream].data, units[2 * stream + 1], page_id, first_token,
+            to + Shape::kStreams * Shape::kKeys * Shape::kPitchK, stream * Shape::kDvPart * Shape::kBytes);
+      }
+    } else {
+      copy_any(*this, page_id, token, there, to);
     }
     if constexpr (Shape::kBytes == 1) {
       copy_scales({there ? page : -1, static_cast<std::int64_t>(token)}, to + Shape::kStageBytes - Shape::kScaleBytes);
@@ -139,28 +148,64 @@ struct DecodeLoader {
     }
   }
 
+  // Sixteen rows that follow each other in one page, to byte `column` of their places. As many lanes as divide a row's
+  // chunks share a row.
+  template <int kSize, int kPitch, bool kSwizzled>
+  __device__ QUIRE_INLINE void copy_page(const void* rows, const RowUnits& unit, std::uint32_t page,
+                                         std::uint32_t first_token, std::uint32_t to, int column) const {
+    constexpr int kChunks = kSize * Shape::kBytes / 16;
+    constexpr int kLanes = kChunks % 32 == 0 ? 32 : kChunks % 16 == 0 ? 16 : kChunks % 8 == 0 ? 8 : kChunks % 4 == 0 ? 4 : 2;
+    static_assert(kChunks % kLanes == 0);
+    constexpr int kRowsAtOnce = 32 / kLanes;
+    const int row = lane / kLanes;
+    const std::byte* from = static_cast<const std::byte*>(rows) +
+                            static_cast<std::uint64_t>(unit.at(page, first_token + static_cast<std::uint32_t>(row))) * 16 +
+                            lane % kLanes * 16;
+    const std::uint64_t step = static_cast<std::uint64_t>(unit.token) * (16 * kRowsAtOnce);
+#pragma unroll
+    for (int i = 0; i < Shape::kKeys; i += kRowsAtOnce) {
+#pragma unroll
+      for (int k = 0; k < kChunks; k += kLanes) {
+        const int chunk = column / 16 + k + lane % kLanes;
+        const int place = kSwizzled ? chunk ^ ((i + row) % 8) : chunk;
+        ptx::cp_async_16(to + static_cast<std::uint32_t>((i + row) * kPitch + place * 16), from + k * 16);
+      }
+      from += step;
+    }
+  }
+
+  // Rows anywhere, one by one. Not inlined: few tiles come here.
+  __device__ __noinline__ static void copy_any(const DecodeLoader loader, std::uint32_t page, std::uint32_t token,
+                                               bool there, std::uint32_t to) {
+#pragma unroll 1
+    for (int stream = 0; stream < Shape::kStreams; ++stream) {
+      loader.template copy_rows<Shape::kD, Shape::kPitchK, Shape::is_swizzled(Shape::kD)>(
+          loader.kv->key[stream].data, loader.units[2 * stream].at(page, token), there,
+          to + static_cast<std::uint32_t>(stream * Shape::kKeys * Shape::kPitchK), 0);
+      loader.template copy_rows<Shape::kDvPart, Shape::kPitchV, Shape::is_swizzled(Shape::kDv)>(
+          loader.kv->value[stream].data, loader.units[2 * stream + 1].at(page, token), there,
+          to + Shape::kStreams * Shape::kKeys * Shape::kPitchK, stream * Shape::kDvPart * Shape::kBytes);
+    }
+  }
+
   // Rows of kSize elements to byte `column` of their places; lane i knows the offset of row i % kKeys, in units, and
   // whether it is there.
   template <int kSize, int kPitch, bool kSwizzled>
-  __device__ QUIRE_INLINE void copy_rows(const void* rows, std::uint32_t offset, bool there, bool all, std::uint32_t to,
+  __device__ QUIRE_INLINE void copy_rows(const void* rows, std::uint32_t offset, bool there, std::uint32_t to,
                                          int column) const {
     const auto* data = static_cast<const std::byte*>(rows);
     constexpr int kRowBytes = kSize * Shape::kBytes;
     if (Shape::kBytes == 2 || !narrow) {
       constexpr int kChunks = kRowBytes / 16;
-#pragma unroll
+#pragma unroll 2
       for (int i = 0; i < Shape::kKeys * kChunks / 32; ++i) {
         const int row = (i * 32 + lane) / kChunks;
         const int chunk = (i * 32 + lane) % kChunks;
         const std::uint32_t from = __shfl_sync(kFullWarp, offset, row) + static_cast<std::uint32_t>(chunk);
         const int place = kSwizzled ? (column / 16 + chunk) ^ (row % 8) : column / 16 + chunk;
         const std::uint32_t target = to + static_cast<std::uint32_t>(row * kPitch + place * 16);
-        if (all) {
-          ptx::cp_async_16(target, data + static_cast<std::uint64_t>(from) * 16);
-        } else {
-          const bool valid = __shfl_sync(kFullWarp, there, row);
-          ptx::cp_async_16(target, data + (valid ? static_cast<std::uint64_t>(from) * 16 : 0), valid);
-        }
+        const bool valid = __shfl_sync(kFullWarp, there, row);
+        ptx::cp_async_16(target, data + (valid ? static_cast<std::uint64_t>(from) * 16 : 0), valid);
       }
     } else {
       constexpr int kWords = kRowBytes / 4;

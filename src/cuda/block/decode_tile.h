@@ -77,12 +77,19 @@ __device__ QUIRE_INLINE int value_dim(int j, int i) {
   return j / kFragments * Shape::kDvPart + column * (Shape::kDvPart / 8) + j % kFragments * 2 + i / 2;
 }
 
+// Two neighbouring elements of a query row; not inlined, as it knows every dtype.
+__device__ __noinline__ inline float2 query_pair(const void* query, DType dtype, std::int64_t at) {
+  return make_float2(load_as_float(query, dtype, at), load_as_float(query, dtype, at + 1));
+}
+
 // A power of two that brings the largest element of a query row near 1, so that any dtype fits float16.
 template <class Shape>
 __device__ QUIRE_INLINE float lift_of(const AttentionArgs& args, std::int64_t base, bool valid) {
   float magnitude = 0.0f;
-  for (int d = static_cast<int>(threadIdx.x % 4); d < Shape::kD; d += 4) {
-    if (valid) magnitude = fmaxf(magnitude, fabsf(load_as_float(args.query, args.query_dtype, base + d)));
+#pragma unroll 1
+  for (int d = static_cast<int>(threadIdx.x % 4) * 2; d < Shape::kD; d += 8) {
+    const float2 pair = valid ? query_pair(args.query, args.query_dtype, base + d) : make_float2(0.0f, 0.0f);
+    magnitude = fmaxf(magnitude, fmaxf(fabsf(pair.x), fabsf(pair.y)));
   }
   magnitude = fmaxf(magnitude, __shfl_xor_sync(kFullWarp, magnitude, 1));
   magnitude = fmaxf(magnitude, __shfl_xor_sync(kFullWarp, magnitude, 2));
@@ -111,6 +118,7 @@ __device__ QUIRE_INLINE void load_queries(const AttentionArgs& args, const Segme
     const std::int64_t base =
         (segment.rows.lengths.query_start + at.row) * args.query_token_stride + at.q_head * args.query_head_stride;
     const float lift = Shape::kBytes == 1 ? lift_of<Shape>(args, base, valid) : 1.0f;
+    const float inverse = 1.0f / lift;  // exact
 #pragma unroll
     for (int step = 0; step < Shape::kD / 16; ++step) {
 #pragma unroll
@@ -121,8 +129,8 @@ __device__ QUIRE_INLINE void load_queries(const AttentionArgs& args, const Segme
           if (valid)
             bits = *reinterpret_cast<const std::uint32_t*>(static_cast<const std::uint16_t*>(args.query) + from);
         } else if (valid) {
-          bits = ptx::pack<T>(load_as_float(args.query, args.query_dtype, from) / lift,
-                              load_as_float(args.query, args.query_dtype, from + 1) / lift);
+          const float2 pair = query_pair(args.query, args.query_dtype, from);
+          bits = ptx::pack<T>(pair.x * inverse, pair.y * inverse);
         }
         state.query[tile][step][word] = bits;
       }

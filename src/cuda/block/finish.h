@@ -3,6 +3,7 @@
 
 #include "cuda/block/rows.h"
 #include "cuda/kernel/split.h"
+#include "cuda/ptx/mma.h"
 
 namespace quire::cuda {
 
@@ -50,6 +51,46 @@ __device__ void normalise_row(const AttentionArgs& args, std::int32_t token, std
   }
 }
 
+// Not inlined: rows of the usual dtypes never come here.
+__device__ __noinline__ inline void store_any(const RowTarget& target, std::int64_t token, std::int64_t head,
+                                              std::int32_t d, float value) {
+  store_value(target, token, head, d, value);
+}
+
+// A row to the output, in words of a lane's neighbouring elements where dtype and strides allow it.
+template <int kN>
+__device__ void store_row(const RowTarget& target, std::int64_t token, std::int64_t head, std::int32_t width,
+                          const float (&values)[kN]) {
+  constexpr int kWide = kN % 4 == 0 ? 4 : kN % 2 == 0 ? 2 : 1;
+  const bool is_bf16 = target.dtype == DType::kBFloat16;
+  const std::int64_t first = token * target.token_stride + head * target.head_stride;
+  auto* row = static_cast<std::uint16_t*>(target.data) + first;
+  if (kWide > 1 && (is_bf16 || target.dtype == DType::kFloat16) && target.inverse_scale == 0.0f &&
+      reinterpret_cast<std::uintptr_t>(row) % (2 * kWide) == 0) {
+#pragma unroll
+    for (int i = 0; i < kN; i += kWide) {
+      if (row_dim<kN>(i) >= width) continue;
+      std::uint32_t words[kWide / 2 + 1];
+#pragma unroll
+      for (int j = 0; j < kWide / 2; ++j) {
+        const float low = values[i + 2 * j];
+        const float high = values[i + 2 * j + 1];
+        words[j] = is_bf16 ? ptx::pack<__nv_bfloat16>(low, high) : ptx::pack<__half>(low, high);
+      }
+      if constexpr (kWide == 4) {
+        *reinterpret_cast<uint2*>(row + row_dim<kN>(i)) = make_uint2(words[0], words[1]);
+      } else {
+        *reinterpret_cast<std::uint32_t*>(row + row_dim<kN>(i)) = words[0];
+      }
+    }
+    return;
+  }
+#pragma unroll
+  for (int i = 0; i < kN; ++i) {
+    if (row_dim<kN>(i) < width) store_any(target, token, head, row_dim<kN>(i), values[i]);
+  }
+}
+
 // `group` is the q_head, or the pair of q_heads; rows[s] is stream s.
 template <int kStreams, int kN>
 __device__ void finish_row(const SplitParams& params, std::int32_t token, std::int32_t group,
@@ -74,13 +115,14 @@ __device__ void finish_row(const SplitParams& params, std::int32_t token, std::i
     squares = warp_sum(squares);
     if (weight != nullptr) norm = tail.post_scale / sqrtf(squares / static_cast<float>(width) + tail.eps);
   }
+  if (weight != nullptr) {
 #pragma unroll
-  for (int i = 0; i < kN; ++i) {
-    const std::int32_t d = row_dim<kN>(i);
-    if (d >= width) continue;
-    const float value = rows[0].values[i] * norm;
-    store_value(params.target, token, group, d, weight != nullptr ? value * weight[d] : value);
+    for (int i = 0; i < kN; ++i) {
+      const std::int32_t d = row_dim<kN>(i);
+      rows[0].values[i] *= d < width ? norm * weight[d] : 0.0f;
+    }
   }
+  store_row<kN>(params.target, token, group, width, rows[0].values);
 }
 
 }  // namespace quire::cuda

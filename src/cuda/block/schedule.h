@@ -64,10 +64,20 @@ __device__ inline std::int32_t seq_of_entry(const AttentionArgs& args, const Sch
   return low;
 }
 
-// table[e] = units before entry e, e in [0, num_entries]; called by all kThreads threads, `scratch` holds 32 ints.
+// What a block keeps of the first requests, where each is one row tile, so that segments need not look it up again.
+constexpr int kMaxRecords = 64;
+struct TileRecord {
+  std::int32_t query_start = 0;
+  std::int32_t query_len = 0;
+  std::int32_t seq_len = 0;
+  KeyRange keys;
+};
+
+// table[e] = units before entry e, e in [0, num_entries]; called by all kThreads threads, `scratch` holds 32 ints,
+// `records` (if any) kMaxRecords requests.
 template <int kThreads>
 __device__ void build_table(const AttentionArgs& args, const ScheduleShape& shape, std::int32_t* table,
-                            std::int32_t* scratch, FaultRecord* record) {
+                            std::int32_t* scratch, TileRecord* records, FaultRecord* record) {
   const int thread = static_cast<int>(threadIdx.x);
   std::int32_t carry = 0;
   for (std::int32_t base = 0; base < shape.num_entries; base += kThreads) {
@@ -76,7 +86,13 @@ __device__ void build_table(const AttentionArgs& args, const ScheduleShape& shap
     if (entry < shape.num_entries) {
       const std::int32_t seq = seq_of_entry(args, shape, entry);
       const std::int32_t tile = entry - first_entry(args, shape, seq);
-      if (tile >= 0) units = tile_rows(args, shape, seq, tile, record).num_units;
+      if (tile >= 0) {
+        const TileRows rows = tile_rows(args, shape, seq, tile, record);
+        units = rows.num_units;
+        if (records != nullptr && entry < kMaxRecords) {
+          records[entry] = {rows.lengths.query_start, rows.lengths.query_len, rows.lengths.seq_len, rows.keys};
+        }
+      }
     }
     std::int32_t sum = units;
 #pragma unroll
@@ -116,12 +132,21 @@ __device__ inline std::int32_t entry_of_unit(const std::int32_t* table, std::int
   return low;
 }
 
+// group * total / num_groups.
 __device__ inline std::int32_t first_unit_of_group(std::int32_t group, std::int32_t total, std::int32_t num_groups) {
-  return static_cast<std::int32_t>(static_cast<std::int64_t>(group) * total / num_groups);
+  const auto groups = static_cast<std::uint32_t>(num_groups);
+  const std::uint32_t share = static_cast<std::uint32_t>(total) / groups;
+  const std::uint32_t rest = static_cast<std::uint32_t>(total) - share * groups;
+  return static_cast<std::int32_t>(static_cast<std::uint32_t>(group) * share +
+                                   static_cast<std::uint32_t>(group) * rest / groups);
 }
 
 __device__ inline std::int32_t group_of_unit(std::int32_t unit, std::int32_t total, std::int32_t num_groups) {
-  return static_cast<std::int32_t>(((static_cast<std::int64_t>(unit) + 1) * num_groups - 1) / total);
+  const std::uint64_t scaled = (static_cast<std::uint64_t>(unit) + 1) * static_cast<std::uint64_t>(num_groups) - 1;
+  if (scaled >> 32 == 0) {
+    return static_cast<std::int32_t>(static_cast<std::uint32_t>(scaled) / static_cast<std::uint32_t>(total));
+  }
+  return static_cast<std::int32_t>(scaled / static_cast<std::uint64_t>(total));
 }
 
 // Some units of one row tile, for the worker's kv head.
@@ -133,14 +158,24 @@ struct Segment {
   std::int32_t slot = -1;  // of the partial result; -1: the segment is whole and writes the output
 };
 
-// The segment that begins at `unit`.
+// The segment that begins at `unit`; `records` as build_table left them, or null.
 __device__ inline Segment segment_at(const AttentionArgs& args, const ScheduleShape& shape, const std::int32_t* table,
-                                     std::int32_t unit, KeyRange units_of_group, std::int32_t worker,
-                                     FaultRecord* record) {
+                                     const TileRecord* records, std::int32_t unit, KeyRange units_of_group,
+                                     std::int32_t worker, FaultRecord* record) {
   Segment segment;
   const std::int32_t entry = entry_of_unit(table, shape.num_entries, unit);
-  const std::int32_t seq = seq_of_entry(args, shape, entry);
-  segment.rows = tile_rows(args, shape, seq, entry - first_entry(args, shape, seq), record);
+  if (records != nullptr && entry < kMaxRecords) {
+    const TileRecord& known = records[entry];
+    segment.rows = {entry,
+                    0,
+                    known.query_len,
+                    {known.query_start, known.query_len, known.seq_len, true},
+                    known.keys,
+                    table[entry + 1] - table[entry]};
+  } else {
+    const std::int32_t seq = seq_of_entry(args, shape, entry);
+    segment.rows = tile_rows(args, shape, seq, entry - first_entry(args, shape, seq), record);
+  }
   segment.kv_head = worker % args.kv.num_kv_heads;
   const std::int32_t num_units = max(segment.rows.num_units, 1);
   const std::int32_t first = unit - table[entry];

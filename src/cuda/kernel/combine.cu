@@ -16,7 +16,6 @@ namespace {
 
 constexpr int kWarps = 4;
 constexpr int kMaxPerLane = 8;      // rows of at most 256 elements
-constexpr int kMaxOwnTable = 256;   // row tiles whose table a block makes itself
 constexpr int kSharedPartials = 4;  // above so many partials the four warps of a block share a row
 
 // The partial results of a row tile, in ascending key order.
@@ -30,14 +29,32 @@ struct Partials {
   bool single_units = false;  // fewer units than groups: every unit is a share of its own
 };
 
-// The row tile that job `job` has to fold: in fixed mode entry `job`, else the one that group `job` begins and does not
-// end.
+// Whether a job is a row tile; else it is a group, and folds the row tile that the group begins and does not end.
+QUIRE_HD bool has_entry_jobs(const ScheduleShape& shape) {
+  return shape.is_fixed() || shape.num_entries <= shape.num_groups;
+}
+
+// What job `job` has to fold.
 __device__ Partials partials_of(const ScheduleShape& shape, const std::int32_t* table, std::int32_t job) {
   if (shape.is_fixed()) {
     const std::int32_t begin = table[job];
     return {.entry = job, .count = table[job + 1] - begin, .first_unit = begin};
   }
   const std::int32_t total = table[shape.num_entries];
+  const bool single = total < shape.num_groups;
+  if (has_entry_jobs(shape)) {
+    const std::int32_t begin = table[job];
+    const std::int32_t end = table[job + 1];
+    if (begin == end) return {};
+    const std::int32_t first = group_of_unit(begin, total, shape.num_groups);
+    return {.entry = job,
+            .count = single ? end - begin : group_of_unit(end - 1, total, shape.num_groups) - first + 1,
+            .first_unit = begin,
+            .first_group = first,
+            .total = total,
+            .at_group_begin = first_unit_of_group(first, total, shape.num_groups) == begin,
+            .single_units = single};
+  }
   const std::int32_t group_begin = first_unit_of_group(job, total, shape.num_groups);
   const std::int32_t group_end = first_unit_of_group(job + 1, total, shape.num_groups);
   if (group_begin == group_end) return {};
@@ -45,7 +62,6 @@ __device__ Partials partials_of(const ScheduleShape& shape, const std::int32_t* 
   const std::int32_t begin = table[entry];
   const std::int32_t end = table[entry + 1];
   if (end <= group_end || begin < group_begin) return {};
-  const bool single = total < shape.num_groups;
   return {.entry = entry,
           .count = single ? end - begin : group_of_unit(end - 1, total, shape.num_groups) - job + 1,
           .first_unit = begin,
@@ -70,18 +86,30 @@ __device__ std::int64_t slot_of(const SplitParams& params, const Partials& parti
 __device__ void add_rows(const SplitParams& params, std::int64_t at, float share, std::int32_t count,
                          RowState<kMaxPerLane>& state) {
   const std::int32_t width = params.args.kv.num_streams * params.args.kv.head_size_v;
-#pragma unroll 8
-  for (std::int32_t i = 0; i < count; ++i) {
-    const float factor = __shfl_sync(kFullWarp, share, i);
-    const float* values = params.partial_rows + __shfl_sync(kFullWarp, at, i) * width;
+  constexpr int kAhead = 8;  // rows whose loads are under way together
+  for (std::int32_t base = 0; base < count; base += kAhead) {
 #pragma unroll
     for (int j = 0; j < kMaxPerLane; j += 4) {
-      if (row_dim<kMaxPerLane>(j) >= width) continue;
-      const float4 four = *reinterpret_cast<const float4*>(values + row_dim<kMaxPerLane>(j));
-      state.values[j] += factor * four.x;
-      state.values[j + 1] += factor * four.y;
-      state.values[j + 2] += factor * four.z;
-      state.values[j + 3] += factor * four.w;
+      if (32 * j >= width) break;
+      const std::int32_t column = row_dim<kMaxPerLane>(j);
+      float4 fours[kAhead];
+#pragma unroll
+      for (int i = 0; i < kAhead; ++i) {
+        const std::int64_t from = __shfl_sync(kFullWarp, at, base + i);
+        fours[i] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+        if (base + i < count && column < width) {
+          fours[i] = *reinterpret_cast<const float4*>(params.partial_rows + from * width + column);
+        }
+      }
+#pragma unroll
+      for (int i = 0; i < kAhead; ++i) {
+        const float factor = __shfl_sync(kFullWarp, share, base + i);
+        if (base + i >= count) continue;
+        state.values[j] += factor * fours[i].x;
+        state.values[j + 1] += factor * fours[i].y;
+        state.values[j + 2] += factor * fours[i].z;
+        state.values[j + 3] += factor * fours[i].w;
+      }
     }
   }
 }
@@ -145,15 +173,16 @@ __device__ void fold_warps(RowState<kMaxPerLane>& state, float* shared) {
 template <int kStreams>
 __global__ void __launch_bounds__(kWarps * 32) combine_kernel(const __grid_constant__ SplitParams params) {
   __shared__ float shared[kWarps * (32 * kMaxPerLane + 2)];
-  __shared__ std::int32_t own_table[kMaxOwnTable + 1];
+  __shared__ std::int32_t own_table[kMaxRecords + 1];
+  __shared__ TileRecord records[kMaxRecords];
   const AttentionArgs& args = params.args;
   const ScheduleShape& shape = params.shape;
   const auto job = static_cast<std::int32_t>(blockIdx.x) / args.kv.num_kv_heads;
   const auto kv_head = static_cast<std::int32_t>(blockIdx.x) % args.kv.num_kv_heads;
   const std::int32_t* table = params.table;
   if (shape.tokens_per_tile == 0) {
-    if (shape.num_entries <= kMaxOwnTable) {
-      build_table<kWarps * 32>(args, shape, own_table, reinterpret_cast<std::int32_t*>(shared), params.record);
+    if (shape.num_entries <= kMaxRecords) {
+      build_table<kWarps * 32>(args, shape, own_table, reinterpret_cast<std::int32_t*>(shared), records, params.record);
       table = own_table;
     } else {
       ptx::wait_for_primary();
@@ -166,9 +195,17 @@ __global__ void __launch_bounds__(kWarps * 32) combine_kernel(const __grid_const
     if (blockIdx.x == 0) ptx::wait_for_primary();
     return;
   }
-  const std::int32_t seq = seq_of_entry(args, shape, partials.entry);
-  const TileRows tile = tile_rows(args, shape, seq, partials.entry - first_entry(args, shape, seq), params.record);
-  const std::int32_t num_rows = tile.num_tokens * shape.group;
+  std::int32_t first_token = 0;
+  std::int32_t num_rows = 0;
+  if (table == own_table) {
+    first_token = records[partials.entry].query_start;
+    num_rows = records[partials.entry].query_len * shape.group;
+  } else {
+    const std::int32_t seq = seq_of_entry(args, shape, partials.entry);
+    const TileRows tile = tile_rows(args, shape, seq, partials.entry - first_entry(args, shape, seq), params.record);
+    first_token = tile.lengths.query_start + tile.first_token;
+    num_rows = tile.num_tokens * shape.group;
+  }
   const auto warp = static_cast<std::int32_t>(threadIdx.x / 32);
   const bool sharing = partials.count > kSharedPartials;
   const std::int32_t step = sharing ? kWarps : 1;
@@ -187,7 +224,7 @@ __global__ void __launch_bounds__(kWarps * 32) combine_kernel(const __grid_const
       fold_partials(params, partials, kv_head, tile_row, first, step, slot, rows[stream]);
       if (sharing) fold_warps(rows[stream], shared);
     }
-    const std::int32_t token = tile.lengths.query_start + tile.first_token + r / shape.group;
+    const std::int32_t token = first_token + r / shape.group;
     if (!sharing || warp == 0) finish_row(params, token, kv_head * shape.group + r % shape.group, rows);
   }
 }
@@ -196,7 +233,7 @@ __global__ void __launch_bounds__(kWarps * 32) combine_kernel(const __grid_const
 
 Status launch_combine(const SplitParams& params, const Context& device, cudaStream_t stream) {
   const AttentionArgs& args = params.args;
-  const std::int64_t jobs = params.shape.is_fixed() ? params.shape.num_entries : params.shape.num_groups;
+  const std::int64_t jobs = has_entry_jobs(params.shape) ? params.shape.num_entries : params.shape.num_groups;
   cudaLaunchAttribute overlap{};
   overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   overlap.val.programmaticStreamSerializationAllowed = 1;
@@ -207,6 +244,9 @@ Status launch_combine(const SplitParams& params, const Context& device, cudaStre
   config.attrs = &overlap;
   config.numAttrs = device.major >= 9 ? 1 : 0;
   const auto kernel = args.kv.num_streams == 2 ? combine_kernel<2> : combine_kernel<1>;
+  // A block is placed beside those of the split kernel only if it asks for the same division of shared memory and L1.
+  QUIRE_CUDA_RETURN_IF_ERROR(
+      cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared));
   return to_status(cudaLaunchKernelEx(&config, kernel, params), "combine_kernel");
 }
 

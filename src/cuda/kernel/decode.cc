@@ -35,7 +35,7 @@ const DecodeKernel* find_decode_kernel(const DecodeKey& key) {
 }
 
 std::int64_t decode_shared_bytes(const DecodeKernel& kernel, std::int32_t num_seqs) {
-  return kernel.shared_bytes + (32 + static_cast<std::int64_t>(num_seqs) + 1) * 4;
+  return kernel.shared_bytes + kDecodeRecordBytes + (32 + static_cast<std::int64_t>(num_seqs) + 1) * 4;
 }
 
 Status launch_decode(const DecodeKernel& kernel, const SplitParams& params, cudaStream_t stream) {

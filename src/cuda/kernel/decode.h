@@ -6,6 +6,8 @@
 
 namespace quire::cuda {
 
+constexpr int kDecodeRecordBytes = 64 * 20;  // kMaxRecords TileRecords
+
 // What selects an instance.
 struct DecodeKey {
   DType kv = DType::kBFloat16;

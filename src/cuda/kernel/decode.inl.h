@@ -184,24 +184,39 @@ __device__ QUIRE_INLINE void fold_tile(const DecodeCall& call, const Segment& se
   }
 }
 
-// Folds the four warps' states and finishes or keeps the segment's rows; a warp a row.
+// Keeps a row of a segment that is a part, or finishes it.
 template <class Shape>
-__device__ QUIRE_INLINE void merge_warps(const SplitParams& params, const Segment& segment, DecodeState<Shape>& state,
-                                         bool scaled, std::byte* shared) {
+__device__ QUIRE_INLINE void end_row(const SplitParams& params, const Segment& segment, std::int32_t r,
+                                     RowState<Shape::kDv / 32> (&rows)[Shape::kStreams]) {
+  constexpr int kN = Shape::kDv / 32;
+  if (segment.slot < 0) {
+    const std::int32_t token = segment.rows.lengths.query_start + segment.rows.first_token + r / params.shape.group;
+    finish_row(params, token, segment.kv_head * params.shape.group + r % params.shape.group, rows);
+    return;
+  }
+#pragma unroll
+  for (int stream = 0; stream < Shape::kStreams; ++stream) {
+    const std::int64_t to =
+        static_cast<std::int64_t>(segment.slot) * params.slot_rows + stream * Shape::kStreamRows + r;
+    if (threadIdx.x % 32 == 0) params.partial_states[to] = make_float2(rows[stream].largest, rows[stream].sum);
+#pragma unroll
+    for (int i = 0; i < kN; ++i) params.partial_rows[to * Shape::kDv + row_dim<kN>(i)] = rows[stream].values[i];
+  }
+}
+
+// Writes this warp's part of rows 4 * pass .. 4 * pass + 3 of each stream.
+template <class Shape>
+__device__ QUIRE_INLINE void offer_rows(const DecodeState<Shape>& state, int pass, bool scaled, float2* states,
+                                        float* sums) {
   const int lane = static_cast<int>(threadIdx.x % 32);
-  const int warp = static_cast<int>(threadIdx.x / 32);
-  auto* states = reinterpret_cast<float2*>(shared);  // [kWarps, kRows]
-  auto* sums = reinterpret_cast<float*>(shared + Shape::kWarps * Shape::kRows * sizeof(float2));
-  __syncthreads();
+  if (lane % 4 / 2 != pass % 2) return;
 #pragma unroll
   for (int tile = 0; tile < Shape::kTiles; ++tile) {
+    if (tile % Shape::kRowTiles != pass / 2) continue;
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      float sum = state.sum[tile][i];
-#pragma unroll
-      for (int offset = 4; offset < 32; offset *= 2) sum += __shfl_xor_sync(kFullWarp, sum, offset);
-      const int r = warp * Shape::kRows + tile * 8 + lane % 4 * 2 + i;
-      if (lane < 4) states[r] = make_float2(state.largest[tile][i], sum);
+      const int r = tile / Shape::kRowTiles * 4 + lane % 2 * 2 + i;
+      if (lane < 4) states[r] = make_float2(state.largest[tile][i], state.sum[tile][i]);
 #pragma unroll
       for (int j = 0; j < Shape::kDv / 16; ++j) {
         const float unit = scaled ? state.unit[j / (Shape::kDvPart / 16)] : 1.0f;
@@ -212,65 +227,115 @@ __device__ QUIRE_INLINE void merge_warps(const SplitParams& params, const Segmen
       }
     }
   }
-  __syncthreads();
-  const std::int32_t num_rows = segment.rows.num_tokens * params.shape.group;
-  for (std::int32_t r = warp; r < num_rows; r += Shape::kWarps) {
-    RowState<Shape::kDv / 32> rows[Shape::kStreams];
-#pragma unroll
-    for (int stream = 0; stream < Shape::kStreams; ++stream) {
-      RowState<Shape::kDv / 32>& row = rows[stream];
-      const int at = stream * Shape::kStreamRows + r;
-      for (int w = 0; w < Shape::kWarps; ++w) row.largest = fmaxf(row.largest, states[w * Shape::kRows + at].x);
-#pragma unroll
-      for (float& value : row.values) value = 0.0f;
-      const float base = row.largest == -INFINITY ? 0.0f : row.largest;
-      for (int w = 0; w < Shape::kWarps; ++w) {
-        const float2 part = states[w * Shape::kRows + at];
-        const float factor = exp2f(part.x - base);
-        row.sum += part.y * factor;
-#pragma unroll
-        for (int i = 0; i < Shape::kDv / 32; ++i) {
-          row.values[i] += factor * sums[(w * Shape::kRows + at) * Shape::kMergePitch + row_dim<Shape::kDv / 32>(i)];
-        }
-      }
-      if (segment.slot >= 0) {
-        const std::int64_t to = static_cast<std::int64_t>(segment.slot) * params.slot_rows + at;
-        if (lane == 0) params.partial_states[to] = make_float2(row.largest, row.sum);
-#pragma unroll
-        for (int i = 0; i < Shape::kDv / 32; ++i) {
-          params.partial_rows[to * Shape::kDv + row_dim<Shape::kDv / 32>(i)] = row.values[i];
-        }
-      }
-    }
-    if (segment.slot >= 0) continue;
-    const std::int32_t token = segment.rows.lengths.query_start + segment.rows.first_token + r / params.shape.group;
-    finish_row(params, token, segment.kv_head * params.shape.group + r % params.shape.group, rows);
-  }
-  __syncthreads();
 }
 
-// The warp's share of a segment's tiles, with kStages - 1 of them under way.
+// Folds the four warps' states, four rows at a time and a warp a row, and keeps or finishes the segment's rows.
 template <class Shape>
-__device__ QUIRE_INLINE void stream_segment(const SplitParams& params, const Segment& segment,
-                                            DecodeLoader<Shape>& loader, DecodeState<Shape>& state) {
-  const std::int32_t step = Shape::kWarps * Shape::kKeys;
-  const std::int32_t begin = segment.keys.begin + static_cast<std::int32_t>(threadIdx.x / 32) * Shape::kKeys;
-  const std::int32_t end = segment.keys.end;
-  std::int32_t page = loader.page_of(begin);
-  std::int32_t next = begin;
+__device__ QUIRE_INLINE void merge_warps(const SplitParams& params, const Segment& segment, DecodeState<Shape>& state,
+                                         bool scaled, std::byte* shared) {
+  constexpr int kN = Shape::kDv / 32;
+  const int warp = static_cast<int>(threadIdx.x / 32);
+  auto* states = reinterpret_cast<float2*>(shared);  // [kWarps, kMergeRows]
+  auto* sums = reinterpret_cast<float*>(shared + Shape::kWarps * Shape::kMergeRows * sizeof(float2));
 #pragma unroll
-  for (int stage = 0; stage < Shape::kStages - 1; ++stage) {
+  for (int tile = 0; tile < Shape::kTiles; ++tile) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+#pragma unroll
+      for (int offset = 4; offset < 32; offset *= 2) {
+        state.sum[tile][i] += __shfl_xor_sync(kFullWarp, state.sum[tile][i], offset);
+      }
+    }
+  }
+  const std::int32_t num_rows = segment.rows.num_tokens * params.shape.group;
+#pragma unroll 1
+  for (int pass = 0; 4 * pass < num_rows; ++pass) {
+    offer_rows(state, pass, scaled, states + warp * Shape::kMergeRows,
+               sums + warp * Shape::kMergeRows * Shape::kMergePitch);
+    __syncthreads();
+    if (4 * pass + warp < num_rows) {
+      RowState<kN> rows[Shape::kStreams];
+#pragma unroll
+      for (int stream = 0; stream < Shape::kStreams; ++stream) {
+        RowState<kN>& row = rows[stream];
+        const int at = stream * 4 + warp;
+#pragma unroll
+        for (int w = 0; w < Shape::kWarps; ++w) row.largest = fmaxf(row.largest, states[w * Shape::kMergeRows + at].x);
+#pragma unroll
+        for (float& value : row.values) value = 0.0f;
+        const float base = row.largest == -INFINITY ? 0.0f : row.largest;
+#pragma unroll
+        for (int w = 0; w < Shape::kWarps; ++w) {
+          const float2 part = states[w * Shape::kMergeRows + at];
+          const float factor = ptx::exp2_fast(part.x - base);
+          row.sum += part.y * factor;
+          const float* values = sums + (w * Shape::kMergeRows + at) * Shape::kMergePitch;
+#pragma unroll
+          for (int i = 0; i < kN; ++i) row.values[i] += factor * values[row_dim<kN>(i)];
+        }
+      }
+      end_row<Shape>(params, segment, 4 * pass + warp, rows);
+    }
+    __syncthreads();
+  }
+}
+
+// What a block knows of its work.
+struct DecodeWork {
+  const SplitParams& params;
+  const std::int32_t* table;
+  const TileRecord* records;
+  KeyRange units;
+
+  __device__ QUIRE_INLINE Segment segment(std::int32_t unit) const {
+    return segment_at(params.args, params.shape, table, records, unit, units, static_cast<std::int32_t>(blockIdx.x),
+                      params.record);
+  }
+};
+
+// The tiles that a warp loads ahead of those it works on, on into the segments that follow.
+template <class Shape>
+struct LoadCursor {
+  DecodeLoader<Shape> loader;
+  std::int32_t unit;      // where the segment after the one at hand begins
+  std::int32_t next = 0;  // key of the next tile
+  std::int32_t end = 0;   // of the segment's keys
+  std::int32_t page = -1;
+  int stage = 0;
+
+  __device__ QUIRE_INLINE void issue(const DecodeWork& work) {
+    while (next >= end && unit < work.units.end) {
+      const Segment segment = work.segment(unit);
+      unit += segment.num_units;
+      loader.seq = segment.rows.seq;
+      loader.keys = {segment.rows.keys.begin, segment.keys.end};
+      next = segment.keys.begin + static_cast<std::int32_t>(threadIdx.x / 32) * Shape::kKeys;
+      end = segment.keys.end;
+      page = loader.page_of(next);
+    }
     if (next < end) {
       loader.load(stage, next, page);
-      page = loader.page_of(next + step);
+      next += Shape::kWarps * Shape::kKeys;
+      page = loader.page_of(next);
     }
-    next += step;
     ptx::cp_async_commit();
+    stage = stage + 1 == Shape::kStages ? 0 : stage + 1;
   }
+};
+
+template <class Shape>
+__device__ QUIRE_INLINE DecodeCall decode_call(const SplitParams& params, const Segment& segment,
+                                               const DecodeLoader<Shape>& loader) {
   DecodeCall call;
-  call.terms = tile_terms(params.args, segment);
-  call.scaled = Shape::kBytes == 1 && params.args.kv.key[0].scales != nullptr;
+  call.terms.terms = terms_of(params.args.variant, segment.rows.seq);
+  call.terms.has_logit_terms = has_logit_terms(call.terms.terms);
   call.one_row = segment.rows.num_tokens == 1 && !call.terms.has_logit_terms && !call.terms.terms.tree.active();
+  if (call.one_row) {
+    call.terms.keys = call.terms.interior = {segment.rows.keys.begin, segment.keys.end};
+  } else {
+    call.terms = tile_terms(params.args, segment);
+  }
+  call.scaled = Shape::kBytes == 1 && params.args.kv.key[0].scales != nullptr;
   call.group = params.shape.group;
 #pragma unroll
   for (int stream = 0; stream < Shape::kStreams; ++stream) {
@@ -279,25 +344,40 @@ __device__ QUIRE_INLINE void stream_segment(const SplitParams& params, const Seg
   }
   call.shift_k = loader.shift_k;
   call.shift_v = loader.shift_v;
-  load_queries<Shape>(params.args, segment, params.shape.group, state);
-  state.reset();
+  return call;
+}
+
+// All of a block's segments, with kStages tiles of each warp under way all the time.
+template <class Shape>
+__device__ QUIRE_INLINE void run_segments(const DecodeWork& work, LoadCursor<Shape>& cursor, std::byte* merge_shared) {
+  const SplitParams& params = work.params;
+  DecodeState<Shape> state;
   int stage = 0;
-  for (std::int32_t first_key = begin; first_key < end; first_key += step) {
-    ptx::cp_async_wait<Shape::kStages - 2>();
-    __syncwarp();
-    if (Shape::kBytes == 1 && Shape::kStreams == 1 && loader.inline_unit != 0) {
-      fold_tile<Shape, Shape::kBytes == 1>(call, segment, first_key, loader.stage(stage), state);
-    } else {
-      fold_tile<Shape, false>(call, segment, first_key, loader.stage(stage), state);
+  int ahead = 0;  // tiles under way, or empty places for them
+  for (std::int32_t unit = work.units.begin; unit < work.units.end;) {
+    const Segment segment = work.segment(unit);
+    unit += segment.num_units;
+    const DecodeCall call = decode_call(params, segment, cursor.loader);
+    const std::int32_t begin = segment.keys.begin + static_cast<std::int32_t>(threadIdx.x / 32) * Shape::kKeys;
+    state.reset();
+#pragma unroll 1
+    for (std::int32_t first_key = begin; first_key < segment.keys.end; first_key += Shape::kWarps * Shape::kKeys) {
+#pragma unroll 1
+      for (; ahead < Shape::kStages; ++ahead) cursor.issue(work);
+      if (first_key == begin) load_queries<Shape>(params.args, segment, params.shape.group, state);
+      ptx::cp_async_wait<Shape::kStages - 1>();
+      __syncwarp();
+      const std::uint32_t tile = cursor.loader.stage(stage);
+      if (Shape::kBytes == 1 && Shape::kStreams == 1 && params.inline_unit != 0) {
+        fold_tile<Shape, Shape::kBytes == 1>(call, segment, first_key, tile, state);
+      } else {
+        fold_tile<Shape, false>(call, segment, first_key, tile, state);
+      }
+      __syncwarp();
+      stage = stage + 1 == Shape::kStages ? 0 : stage + 1;
+      --ahead;
     }
-    __syncwarp();
-    if (next < end) {
-      loader.load(stage == 0 ? Shape::kStages - 1 : stage - 1, next, page);
-      page = loader.page_of(next + step);
-    }
-    next += step;
-    ptx::cp_async_commit();
-    stage = stage + 1 == Shape::kStages ? 0 : stage + 1;
+    merge_warps<Shape>(params, segment, state, call.scaled, merge_shared);
   }
   ptx::cp_async_wait<0>();
 }
@@ -306,15 +386,17 @@ template <class Shape>
 __global__ void __launch_bounds__(Shape::kWarps * 32, Shape::kBlocks)
     decode_kernel(const __grid_constant__ SplitParams params) {
   extern __shared__ __align__(128) std::byte decode_shared[];
+  static_assert(sizeof(TileRecord) * kMaxRecords == kDecodeRecordBytes);
   ptx::launch_dependents();
   const AttentionArgs& args = params.args;
-  auto* scratch = reinterpret_cast<std::int32_t*>(decode_shared + Shape::kMainBytes);
+  auto* records = reinterpret_cast<TileRecord*>(decode_shared + Shape::kMainBytes);
+  auto* scratch = reinterpret_cast<std::int32_t*>(records + kMaxRecords);
   std::int32_t* table = scratch + 32;
-  build_table<Shape::kWarps * 32>(args, params.shape, table, scratch, params.record);
+  build_table<Shape::kWarps * 32>(args, params.shape, table, scratch, records, params.record);
   const std::int32_t total = table[params.shape.num_entries];
   const std::int32_t heads = args.kv.num_kv_heads;
   const bool overflows = params.shape.is_fixed() && total > params.shape.num_slots / heads;
-  if (blockIdx.x == 0) {
+  if (blockIdx.x == 0 && params.shape.num_entries > kMaxRecords) {
     for (std::int32_t i = static_cast<std::int32_t>(threadIdx.x); i <= params.shape.num_entries;
          i += Shape::kWarps * 32) {
       params.table[i] = overflows ? 0 : table[i];
@@ -325,29 +407,26 @@ __global__ void __launch_bounds__(Shape::kWarps * 32, Shape::kBlocks)
     return;
   }
   const std::int32_t group = static_cast<std::int32_t>(blockIdx.x) / heads;
-  const KeyRange units{first_unit_of_group(group, total, params.shape.num_groups),
-                       first_unit_of_group(group + 1, total, params.shape.num_groups)};
-  const bool narrow = Shape::kBytes == 1 && params.narrow_rows;
-  DecodeState<Shape> state;
-  for (std::int32_t unit = units.begin; unit < units.end;) {
-    const Segment segment =
-        segment_at(args, params.shape, table, unit, units, static_cast<std::int32_t>(blockIdx.x), params.record);
-    DecodeLoader<Shape> loader{&args.kv,
-                               params.record,
-                               ptx::shared_address(decode_shared) +
-                                   threadIdx.x / 32 * static_cast<std::uint32_t>(Shape::kStages * Shape::kStageBytes),
-                               segment.rows.seq,
-                               segment.kv_head,
-                               {segment.rows.keys.begin, segment.keys.end},
-                               narrow,
-                               params.inline_unit,
-                               params.block_shift,
-                               static_cast<std::int32_t>(threadIdx.x % 32)};
-    loader.find_units();
-    stream_segment<Shape>(params, segment, loader, state);
-    merge_warps<Shape>(params, segment, state, Shape::kBytes == 1 && args.kv.key[0].scales != nullptr, decode_shared);
-    unit += segment.num_units;
-  }
+  const DecodeWork work{params,
+                        table,
+                        records,
+                        {first_unit_of_group(group, total, params.shape.num_groups),
+                         first_unit_of_group(group + 1, total, params.shape.num_groups)}};
+  const std::uint32_t ring = ptx::shared_address(decode_shared) +
+                             threadIdx.x / 32 * static_cast<std::uint32_t>(Shape::kStages * Shape::kStageBytes);
+  LoadCursor<Shape> cursor{{&args.kv,
+                            params.record,
+                            ring,
+                            0,
+                            static_cast<std::int32_t>(blockIdx.x) % heads,
+                            {},
+                            Shape::kBytes == 1 && params.narrow_rows,
+                            params.inline_unit,
+                            params.block_shift,
+                            static_cast<std::int32_t>(threadIdx.x % 32)},
+                           work.units.begin};
+  cursor.loader.find_units();
+  run_segments<Shape>(work, cursor, decode_shared + Shape::kRingBytes);
 }
 
 }  // namespace quire::cuda

@@ -11,7 +11,7 @@ constexpr int kThreads = 1024;
 __global__ void __launch_bounds__(kThreads) prepare_kernel(const __grid_constant__ SplitParams params) {
   __shared__ std::int32_t scratch[32];
   const ScheduleShape& shape = params.shape;
-  build_table<kThreads>(params.args, shape, params.table, scratch, params.record);
+  build_table<kThreads>(params.args, shape, params.table, scratch, nullptr, params.record);
   const std::int32_t total = params.table[shape.num_entries];
   const std::int32_t room = params.shape.num_slots / params.args.kv.num_kv_heads;
   if (!shape.is_fixed() || total <= room) return;
