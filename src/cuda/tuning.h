@@ -34,18 +34,25 @@ struct DecodeShape {
   static constexpr int kScaleBytes = kBytes == 1 ? kKeys * 2 * kStreams * 4 : 0;
   static constexpr int kStageBytes = kKeys * (kPitchK * kStreams + kPitchV) + kScaleBytes;
 
+  // Queries of many row tiles do not fit the registers beside their sums: they lie in shared memory as fragments, with
+  // what they were divided by, in the place of the warps' results.
+  static constexpr bool kSharedQuery = kTiles >= 4;
+  static constexpr int kQueryBytes = kTiles * (kD / 16) * 256;
   // The warps' results, four rows of each stream at a time, on their way to be folded.
   static constexpr int kMergeRows = 4 * kStreams;
   static constexpr int kMergePitch = kDv + 4;
-  static constexpr int kMergeBytes = kWarps * kMergeRows * (kMergePitch * 4 + 8);
+  static constexpr int kResultBytes = kWarps * kMergeRows * (kMergePitch * 4 + 8);
+  static constexpr int kSharedQueryBytes = kSharedQuery ? kQueryBytes + kTiles * 8 * 4 : 0;
+  static constexpr int kMergeBytes = kResultBytes > kSharedQueryBytes ? kResultBytes : kSharedQueryBytes;
 
-  static constexpr int kSharedBytes = 224 * 1024;               // of a multiprocessor
-  static constexpr int kOtherBytes = kMergeBytes + 4 * 1024;    // tables, and what a block takes besides
-  static constexpr int stages(int blocks) {
-    return (kSharedBytes / blocks - kOtherBytes) / (kWarps * kStageBytes);
-  }
+  static constexpr int kSharedBytes = 224 * 1024;             // of a multiprocessor
+  static constexpr int kOtherBytes = kMergeBytes + 4 * 1024;  // tables, and what a block takes besides
+  static constexpr int stages(int blocks) { return (kSharedBytes / blocks - kOtherBytes) / (kWarps * kStageBytes); }
   static constexpr int kBlocks = kBytes == 1 && kTiles == 1 && stages(3) >= 3 ? 3 : stages(2) >= 2 ? 2 : 1;
   static constexpr int kStages = stages(kBlocks) > 8 ? 8 : stages(kBlocks) < 2 ? 2 : stages(kBlocks);
+  // Tiles under way: one fewer than there is room for, where that leaves two. The blocks of a token's kv heads then
+  // stay closer together, and the memory's pages open longer: 1.5 % faster on long batches.
+  static constexpr int kAhead = kStages > 2 && kStreams == 1 ? kStages - 1 : kStages;
   static constexpr int kRingBytes = kStages * kWarps * kStageBytes;
   static constexpr int kStreamRows = 8 * kRowTiles;
   static constexpr int kMainBytes = kRingBytes + kMergeBytes;

@@ -47,8 +47,7 @@ struct DecodeLoader {
   __device__ QUIRE_INLINE void find_units() {
 #pragma unroll
     for (int i = 0; i < 2 * Shape::kStreams; ++i) {
-      units[i] = RowUnits::of(i % 2 == 0 ? kv->key[i / 2] : kv->value[i / 2], kv_head, Shape::kBytes,
-                              narrow ? 2 : 4);
+      units[i] = RowUnits::of(i % 2 == 0 ? kv->key[i / 2] : kv->value[i / 2], kv_head, Shape::kBytes, narrow ? 2 : 4);
     }
     if constexpr (Shape::kBytes == 1 && Shape::kStreams == 1) {
       if (inline_unit != 0) {
@@ -92,23 +91,27 @@ struct DecodeLoader {
     }
     const std::uint32_t to = stage(index);
     const auto page_id = static_cast<std::uint32_t>(page);
+    // Sixteen keys of one page are the usual case.
+    const bool is_one_page = __all_sync(kFullWarp, there) && block_shift >= 4 && kv->block_table != nullptr;
+    const std::uint32_t first_token = token - static_cast<std::uint32_t>(lane % Shape::kKeys);
     if constexpr (Shape::kBytes == 1 && Shape::kStreams == 1) {
       if (inline_unit != 0) {
-        copy_inline<Shape::kD, Shape::kPitchK>(kv->key[0].data, units[0], page_id, token, there, shift_k, to);
-        copy_inline<Shape::kDv, Shape::kPitchV>(kv->value[0].data, units[1], page_id, token, there, shift_v,
-                                                to + Shape::kKeys * Shape::kPitchK);
+        if (is_one_page) {
+          copy_inline_page<Shape::kD, Shape::kPitchK>(kv->key[0].data, units[0], page_id, first_token, shift_k, to);
+          copy_inline_page<Shape::kDv, Shape::kPitchV>(kv->value[0].data, units[1], page_id, first_token, shift_v,
+                                                       to + Shape::kKeys * Shape::kPitchK);
+        } else {
+          copy_inline_any(*this, page_id, token, there, to);
+        }
         return;
       }
     }
-    // Sixteen keys of one page are the usual case.
-    const bool is_one_page = __all_sync(kFullWarp, there) && block_shift >= 4 && kv->block_table != nullptr;
     if (is_one_page && (Shape::kBytes == 2 || !narrow)) {
-      const std::uint32_t first_token = token - static_cast<std::uint32_t>(lane % Shape::kKeys);
 #pragma unroll
       for (int stream = 0; stream < Shape::kStreams; ++stream) {
         copy_page<Shape::kD, Shape::kPitchK, Shape::is_swizzled(Shape::kD)>(
-            kv->key[stream].data, units[2 * stream], page_id, first_token,
-            to + stream * Shape::kKeys * Shape::kPitchK, 0);
+            kv->key[stream].data, units[2 * stream], page_id, first_token, to + stream * Shape::kKeys * Shape::kPitchK,
+            0);
         copy_page<Shape::kDvPart, Shape::kPitchV, Shape::is_swizzled(Shape::kDv)>(
             kv->value[stream].data, units[2 * stream + 1], page_id, first_token,
             to + Shape::kStreams * Shape::kKeys * Shape::kPitchK, stream * Shape::kDvPart * Shape::kBytes);
@@ -127,17 +130,61 @@ struct DecodeLoader {
     return static_cast<std::uint32_t>(start) & static_cast<std::uint32_t>(inline_unit - 1);
   }
 
-  // Rows of kSize bytes and their scales behind them, each as the whole chunks of 16 bytes that hold it; two lanes a
-  // row.
+  // Sixteen rows of kSize bytes and their scales behind them, which follow each other in one page: the whole chunks of
+  // 16 bytes that hold them. Lanes share rows as far as rows divide evenly, and take the chunks that are over in the
+  // end.
   template <int kSize, int kPitch>
-  __device__ QUIRE_INLINE void copy_inline(const void* rows, const RowUnits& unit, std::uint32_t page,
-                                           std::uint32_t token, bool there, std::uint32_t shift,
-                                           std::uint32_t to) const {
+  __device__ QUIRE_INLINE void copy_inline_page(const void* rows, const RowUnits& unit, std::uint32_t page,
+                                                std::uint32_t first_token, std::uint32_t shift,
+                                                std::uint32_t to) const {
+    constexpr int kChunks = kSize / 16;
+    constexpr int kLanes = lanes_of(kChunks);
+    constexpr int kRowsAtOnce = 32 / kLanes;
+    const std::uint64_t stride = static_cast<std::uint64_t>(unit.token) * 4;
+    const std::byte* base =
+        static_cast<const std::byte*>(rows) + (static_cast<std::uint64_t>(unit.at(page, first_token)) * 4 - shift);
+    const std::byte* from = base + static_cast<std::uint64_t>(lane / kLanes) * stride + lane % kLanes * 16;
+#pragma unroll
+    for (int i = 0; i < Shape::kKeys; i += kRowsAtOnce) {
+#pragma unroll
+      for (int k = 0; k < kChunks; k += kLanes) {
+        ptx::cp_async_16(to + static_cast<std::uint32_t>((i + lane / kLanes) * kPitch + (k + lane % kLanes) * 16),
+                         from + k * 16);
+      }
+      from += kRowsAtOnce * stride;
+    }
+    const int last = kChunks + lane % 2;
+    if (last < (static_cast<int>(shift) + kSize + 4 + 15) / 16) {
+      ptx::cp_async_16(to + static_cast<std::uint32_t>(lane / 2 * kPitch + last * 16),
+                       base + static_cast<std::uint64_t>(lane / 2) * stride + last * 16);
+    }
+  }
+
+  // The same for rows anywhere. Not inlined: few tiles come here.
+  __device__ __noinline__ static void copy_inline_any(const DecodeLoader loader, std::uint32_t page,
+                                                      std::uint32_t token, bool there, std::uint32_t to) {
+    loader.template copy_inline<Shape::kD, Shape::kPitchK>(loader.kv->key[0].data, loader.units[0].at(page, token),
+                                                           loader.units[0].head, there, loader.shift_k, to);
+    loader.template copy_inline<Shape::kDv, Shape::kPitchV>(loader.kv->value[0].data, loader.units[1].at(page, token),
+                                                            loader.units[1].head, there, loader.shift_v,
+                                                            to + Shape::kKeys * Shape::kPitchK);
+  }
+
+  // As many lanes as divide a row's chunks.
+  static constexpr int lanes_of(int chunks) {
+    return chunks % 32 == 0 ? 32 : chunks % 16 == 0 ? 16 : chunks % 8 == 0 ? 8 : chunks % 4 == 0 ? 4 : 2;
+  }
+
+  // Rows of kSize bytes and their scales behind them, each as the whole chunks of 16 bytes that hold it; two lanes a
+  // row. Lane i knows the offset of row i % kKeys; rows that are not there read nothing, at `origin`.
+  template <int kSize, int kPitch>
+  __device__ QUIRE_INLINE void copy_inline(const void* rows, std::uint32_t offset, std::uint32_t origin, bool there,
+                                           std::uint32_t shift, std::uint32_t to) const {
     const int row = lane / 2;
     const bool valid = __shfl_sync(kFullWarp, there, row);
-    const std::uint32_t offset = __shfl_sync(kFullWarp, unit.at(page, token), row);
+    const std::uint32_t at = __shfl_sync(kFullWarp, offset, row);
     const std::byte* from =
-        static_cast<const std::byte*>(rows) + (static_cast<std::uint64_t>(valid ? offset : unit.head) * 4 - shift);
+        static_cast<const std::byte*>(rows) + (static_cast<std::uint64_t>(valid ? at : origin) * 4 - shift);
     const int chunks = (static_cast<int>(shift) + kSize + 4 + 15) / 16;
 #pragma unroll
     for (int i = 0; i < kPitch / 32; ++i) {
@@ -154,13 +201,14 @@ struct DecodeLoader {
   __device__ QUIRE_INLINE void copy_page(const void* rows, const RowUnits& unit, std::uint32_t page,
                                          std::uint32_t first_token, std::uint32_t to, int column) const {
     constexpr int kChunks = kSize * Shape::kBytes / 16;
-    constexpr int kLanes = kChunks % 32 == 0 ? 32 : kChunks % 16 == 0 ? 16 : kChunks % 8 == 0 ? 8 : kChunks % 4 == 0 ? 4 : 2;
+    constexpr int kLanes = lanes_of(kChunks);
     static_assert(kChunks % kLanes == 0);
     constexpr int kRowsAtOnce = 32 / kLanes;
     const int row = lane / kLanes;
-    const std::byte* from = static_cast<const std::byte*>(rows) +
-                            static_cast<std::uint64_t>(unit.at(page, first_token + static_cast<std::uint32_t>(row))) * 16 +
-                            lane % kLanes * 16;
+    const std::byte* from =
+        static_cast<const std::byte*>(rows) +
+        static_cast<std::uint64_t>(unit.at(page, first_token + static_cast<std::uint32_t>(row))) * 16 +
+        lane % kLanes * 16;
     const std::uint64_t step = static_cast<std::uint64_t>(unit.token) * (16 * kRowsAtOnce);
 #pragma unroll
     for (int i = 0; i < Shape::kKeys; i += kRowsAtOnce) {

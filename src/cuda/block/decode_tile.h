@@ -26,7 +26,8 @@ struct DecodeRow {
 // Fragments and running softmax of a warp.
 template <class Shape>
 struct DecodeState {
-  std::uint32_t query[Shape::kTiles][Shape::kD / 16][2];
+  std::uint32_t query[Shape::kSharedQuery ? 1 : Shape::kTiles][Shape::kD / 16][2];
+  std::uint32_t shared_query = 0;  // [kTiles, kD / 16, 32 lanes, 2 words] where there are too many
   float values[Shape::kTiles][Shape::kDv / 16][4];
   float largest[Shape::kTiles][2];
   float sum[Shape::kTiles][2];   // of this thread's keys
@@ -68,32 +69,26 @@ __device__ QUIRE_INLINE int query_dim(int step, int word, int lane) {
   return 32 * (step / 2) + 8 * (lane % 4) + 4 * (step % 2) + 2 * word;
 }
 
+// By how many words a lane's loads of values with inline scales are turned, so that lanes use different banks.
+template <class Shape>
+__device__ QUIRE_INLINE int word_turn() {
+  return Shape::kDvPart % 128 == 0 ? static_cast<int>(threadIdx.x % 32 / 8) : 0;
+}
+
 // The dimension of element `i` of value fragment j.
 template <class Shape>
-__device__ QUIRE_INLINE int value_dim(int j, int i) {
+__device__ QUIRE_INLINE int value_dim(int j, int i, int turn) {
   const int column = static_cast<int>(threadIdx.x % 32 / 4);
   if constexpr (Shape::kBytes == 2) return 16 * j + column + 8 * (i / 2);
   constexpr int kFragments = Shape::kDvPart / 16;
-  return j / kFragments * Shape::kDvPart + column * (Shape::kDvPart / 8) + j % kFragments * 2 + i / 2;
+  const int word = j % kFragments / 2;
+  const int place = Shape::kDvPart % 128 == 0 ? word / 4 * 4 + (word + turn) % 4 : word;
+  return j / kFragments * Shape::kDvPart + column * (Shape::kDvPart / 8) + place * 4 + j % 2 * 2 + i / 2;
 }
 
 // Two neighbouring elements of a query row; not inlined, as it knows every dtype.
 __device__ __noinline__ inline float2 query_pair(const void* query, DType dtype, std::int64_t at) {
   return make_float2(load_as_float(query, dtype, at), load_as_float(query, dtype, at + 1));
-}
-
-// A power of two that brings the largest element of a query row near 1, so that any dtype fits float16.
-template <class Shape>
-__device__ QUIRE_INLINE float lift_of(const AttentionArgs& args, std::int64_t base, bool valid) {
-  float magnitude = 0.0f;
-#pragma unroll 1
-  for (int d = static_cast<int>(threadIdx.x % 4) * 2; d < Shape::kD; d += 8) {
-    const float2 pair = valid ? query_pair(args.query, args.query_dtype, base + d) : make_float2(0.0f, 0.0f);
-    magnitude = fmaxf(magnitude, fmaxf(fabsf(pair.x), fabsf(pair.y)));
-  }
-  magnitude = fmaxf(magnitude, __shfl_xor_sync(kFullWarp, magnitude, 1));
-  magnitude = fmaxf(magnitude, __shfl_xor_sync(kFullWarp, magnitude, 2));
-  return magnitude > 0.0f && magnitude < INFINITY ? exp2f(static_cast<float>(ilogbf(magnitude))) : 1.0f;
 }
 
 __device__ QUIRE_INLINE DecodeRow decode_row(const Segment& segment, std::int32_t group, std::int32_t r,
@@ -103,53 +98,125 @@ __device__ QUIRE_INLINE DecodeRow decode_row(const Segment& segment, std::int32_
           segment.rows.first_token + (valid ? r / group : 0)};
 }
 
-// Loads the queries of the segment's rows; rows that are not there become zero.
+// The two 16-bit floats of a word.
+__device__ QUIRE_INLINE float2 widen_query(std::uint32_t word, bool is_bf16) {
+  if (is_bf16) return make_float2(__uint_as_float(word << 16), __uint_as_float(word & 0xffff0000u));
+  return __half22float2(ptx::bits_half2(word));
+}
+
+// A row's fragments for an 8-bit cache: float16, divided by a power of two that brings the largest element near 1, so
+// that any dtype fits. Returns that power.
+template <class Shape>
+__device__ QUIRE_INLINE float lift_query(const AttentionArgs& args, std::int64_t base, bool valid,
+                                         std::uint32_t (&query)[Shape::kD / 16][2]) {
+  constexpr int kSteps = Shape::kD / 16;
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  const auto* row = static_cast<const std::uint16_t*>(args.query) + base;
+  const bool is_bf16 = args.query_dtype == DType::kBFloat16;
+  const bool in_words = dtype_bytes(args.query_dtype) == 2 && reinterpret_cast<std::uintptr_t>(row) % 4 == 0;
+  float2 pairs[kSteps][2];
+#pragma unroll
+  for (int step = 0; step < kSteps; ++step) {
+#pragma unroll
+    for (int word = 0; word < 2; ++word) {
+      const int d = query_dim<Shape>(step, word, lane);
+      query[step][word] = valid && in_words ? *reinterpret_cast<const std::uint32_t*>(row + d) : 0u;
+    }
+  }
+  float magnitude = 0.0f;
+#pragma unroll
+  for (int step = 0; step < kSteps; ++step) {
+#pragma unroll
+    for (int word = 0; word < 2; ++word) {
+      float2& pair = pairs[step][word];
+      pair = widen_query(query[step][word], is_bf16);
+      if (valid && !in_words)
+        pair = query_pair(args.query, args.query_dtype, base + query_dim<Shape>(step, word, lane));
+      magnitude = fmaxf(magnitude, fmaxf(fabsf(pair.x), fabsf(pair.y)));
+    }
+  }
+  magnitude = fmaxf(magnitude, __shfl_xor_sync(kFullWarp, magnitude, 1));
+  magnitude = fmaxf(magnitude, __shfl_xor_sync(kFullWarp, magnitude, 2));
+  const float lift = magnitude > 0.0f && magnitude < INFINITY ? exp2f(static_cast<float>(ilogbf(magnitude))) : 1.0f;
+  const float inverse = 1.0f / lift;  // exact
+#pragma unroll
+  for (int step = 0; step < kSteps; ++step) {
+#pragma unroll
+    for (int word = 0; word < 2; ++word) {
+      query[step][word] = ptx::pack<DecodeNumber<Shape>>(pairs[step][word].x * inverse, pairs[step][word].y * inverse);
+    }
+  }
+  return lift;
+}
+
+// The fragments of a row tile's queries, zero for rows that are not there; returns what lane / 4's row was divided by.
+template <class Shape>
+__device__ QUIRE_INLINE float load_query_tile(const AttentionArgs& args, const Segment& segment, std::int32_t group,
+                                              int tile, std::uint32_t (&query)[Shape::kD / 16][2]) {
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  const int first = tile % Shape::kRowTiles * 8;
+  const bool valid = first + lane / 4 < segment.rows.num_tokens * group;
+  const DecodeRow at = decode_row(segment, group, first + lane / 4, Shape::kStreams, tile / Shape::kRowTiles);
+  const std::int64_t base =
+      (segment.rows.lengths.query_start + at.row) * args.query_token_stride + at.q_head * args.query_head_stride;
+  if constexpr (Shape::kBytes == 1) return lift_query<Shape>(args, base, valid, query);
+  const auto* row = static_cast<const std::uint16_t*>(args.query) + base;
+#pragma unroll
+  for (int step = 0; step < Shape::kD / 16; ++step) {
+#pragma unroll
+    for (int word = 0; word < 2; ++word) {
+      const int d = query_dim<Shape>(step, word, lane);
+      query[step][word] = valid ? *reinterpret_cast<const std::uint32_t*>(row + d) : 0u;
+    }
+  }
+  return 1.0f;
+}
+
+// Loads the queries of the segment's rows, to registers or (by all warps of the block) to `shared`.
 template <class Shape>
 __device__ QUIRE_INLINE void load_queries(const AttentionArgs& args, const Segment& segment, std::int32_t group,
-                                          DecodeState<Shape>& state) {
-  using T = DecodeNumber<Shape>;
+                                          std::byte* shared, DecodeState<Shape>& state) {
   const int lane = static_cast<int>(threadIdx.x % 32);
-#pragma unroll
-  for (int tile = 0; tile < Shape::kTiles; ++tile) {
-    const int stream = tile / Shape::kRowTiles;
-    const int first = tile % Shape::kRowTiles * 8;
-    const bool valid = first + lane / 4 < segment.rows.num_tokens * group;
-    const DecodeRow at = decode_row(segment, group, first + lane / 4, Shape::kStreams, stream);
-    const std::int64_t base =
-        (segment.rows.lengths.query_start + at.row) * args.query_token_stride + at.q_head * args.query_head_stride;
-    const float lift = Shape::kBytes == 1 ? lift_of<Shape>(args, base, valid) : 1.0f;
-    const float inverse = 1.0f / lift;  // exact
+  if constexpr (Shape::kSharedQuery) {
+    auto* fragments = reinterpret_cast<uint2*>(shared);
+    auto* lifts = reinterpret_cast<float*>(shared + Shape::kQueryBytes);
+    const int warp = static_cast<int>(threadIdx.x / 32);
+    static_assert(Shape::kTiles == Shape::kWarps);
+    const float lift = load_query_tile<Shape>(args, segment, group, warp, state.query[0]);
 #pragma unroll
     for (int step = 0; step < Shape::kD / 16; ++step) {
-#pragma unroll
-      for (int word = 0; word < 2; ++word) {
-        const std::int64_t from = base + query_dim<Shape>(step, word, lane);
-        std::uint32_t bits = 0;
-        if constexpr (Shape::kBytes == 2) {
-          if (valid)
-            bits = *reinterpret_cast<const std::uint32_t*>(static_cast<const std::uint16_t*>(args.query) + from);
-        } else if (valid) {
-          const float2 pair = query_pair(args.query, args.query_dtype, from);
-          bits = ptx::pack<T>(pair.x * inverse, pair.y * inverse);
-        }
-        state.query[tile][step][word] = bits;
-      }
+      fragments[(warp * (Shape::kD / 16) + step) * 32 + lane] =
+          make_uint2(state.query[0][step][0], state.query[0][step][1]);
     }
+    if (lane % 4 == 0) lifts[warp * 8 + lane / 4] = lift;
+    __syncthreads();
+    state.shared_query = ptx::shared_address(shared) + static_cast<std::uint32_t>(lane * 8);
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      state.lift[tile][i] = Shape::kBytes == 1 ? __shfl_sync(kFullWarp, lift, (lane % 4 * 2 + i) * 4) : 1.0f;
+    for (int tile = 0; tile < Shape::kTiles; ++tile) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i) state.lift[tile][i] = lifts[tile * 8 + lane % 4 * 2 + i];
+    }
+  } else {
+#pragma unroll
+    for (int tile = 0; tile < Shape::kTiles; ++tile) {
+      const float lift = load_query_tile<Shape>(args, segment, group, tile, state.query[tile]);
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        state.lift[tile][i] = Shape::kBytes == 1 ? __shfl_sync(kFullWarp, lift, (lane % 4 * 2 + i) * 4) : 1.0f;
+      }
     }
   }
 }
 
-// kWords words from an address that is aligned to all of them, or to one where kInline.
+// kWords words from an address that is aligned to all of them, or to one where kInline; four then begin with word
+// `turn`.
 template <bool kInline, int kWords>
-__device__ QUIRE_INLINE void load_words(std::uint32_t (&words)[kWords], std::uint32_t from) {
+__device__ QUIRE_INLINE void load_words(std::uint32_t (&words)[kWords], std::uint32_t from, int turn = 0) {
   if constexpr (kInline) {
 #pragma unroll
     for (int i = 0; i < kWords; ++i) {
       std::uint32_t word[1];
-      ptx::load_shared(word, from + static_cast<std::uint32_t>(4 * i));
+      ptx::load_shared(word, from + static_cast<std::uint32_t>(4 * (kWords == 4 ? (i + turn) % 4 : i)));
       words[i] = word[0];
     }
   } else {
@@ -166,7 +233,14 @@ __device__ QUIRE_INLINE void score_stream(const DecodeState<Shape>& state, std::
   const auto multiply = [&](int step, const std::uint32_t(&k)[4]) {
 #pragma unroll
     for (int tile = stream * Shape::kRowTiles; tile < (stream + 1) * Shape::kRowTiles; ++tile) {
-      ptx::mma_16816<T>(scores[tile], k, state.query[tile][step][0], state.query[tile][step][1]);
+      if constexpr (Shape::kSharedQuery) {
+        std::uint32_t query[2];
+        ptx::load_shared(query,
+                         state.shared_query + static_cast<std::uint32_t>((tile * (Shape::kD / 16) + step) * 256));
+        ptx::mma_16816<T>(scores[tile], k, query[0], query[1]);
+      } else {
+        ptx::mma_16816<T>(scores[tile], k, state.query[tile][step][0], state.query[tile][step][1]);
+      }
     }
   };
   if constexpr (Shape::kBytes == 2) {
@@ -235,8 +309,8 @@ __device__ QUIRE_INLINE void add_values(const std::uint32_t (&weights)[Shape::kT
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const auto offset = static_cast<std::uint32_t>(half * 8 * Shape::kPitchV + base * 4);
-        load_words<kInline>(rows[2 * half], even + offset);
-        load_words<kInline>(rows[2 * half + 1], odd + offset);
+        load_words<kInline>(rows[2 * half], even + offset, word_turn<Shape>());
+        load_words<kInline>(rows[2 * half + 1], odd + offset, word_turn<Shape>());
       }
 #pragma unroll
       for (int pair = 0; pair < 2 * kWide; ++pair) {

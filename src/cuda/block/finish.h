@@ -27,8 +27,8 @@ __device__ inline void join_sink(float sink_logit, float& largest, float& sum, f
   const float sink = sink_logit * kLog2E;
   const float raised = fmaxf(largest, sink);
   if (raised == -INFINITY) return;
-  fade = exp2f(largest - raised);
-  sum = sum * fade + exp2f(sink - raised);
+  fade = ptx::exp2_fast(largest - raised);
+  sum = sum * fade + ptx::exp2_fast(sink - raised);
   largest = raised;
 }
 

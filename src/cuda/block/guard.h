@@ -5,8 +5,9 @@
 
 namespace quire::cuda {
 
-__device__ inline void report(FaultRecord* record, Fault fault, std::int32_t index, std::int64_t got,
-                              std::int64_t limit) {
+// Not inlined: it never runs, and code that never runs should not lie between code that does.
+__device__ __noinline__ inline void report(FaultRecord* record, Fault fault, std::int32_t index, std::int64_t got,
+                                           std::int64_t limit) {
   if (atomicCAS(&record->fault, 0u, static_cast<std::uint32_t>(Fault::kWriting)) != 0u) return;
   record->index = index;
   record->got = got;

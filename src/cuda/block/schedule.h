@@ -65,7 +65,6 @@ __device__ inline std::int32_t seq_of_entry(const AttentionArgs& args, const Sch
 }
 
 // What a block keeps of the first requests, where each is one row tile, so that segments need not look it up again.
-constexpr int kMaxRecords = 64;
 struct TileRecord {
   std::int32_t query_start = 0;
   std::int32_t query_len = 0;
@@ -166,12 +165,9 @@ __device__ inline Segment segment_at(const AttentionArgs& args, const ScheduleSh
   const std::int32_t entry = entry_of_unit(table, shape.num_entries, unit);
   if (records != nullptr && entry < kMaxRecords) {
     const TileRecord& known = records[entry];
-    segment.rows = {entry,
-                    0,
-                    known.query_len,
-                    {known.query_start, known.query_len, known.seq_len, true},
-                    known.keys,
-                    table[entry + 1] - table[entry]};
+    segment.rows = {entry,           0,
+                    known.query_len, {known.query_start, known.query_len, known.seq_len, true},
+                    known.keys,      table[entry + 1] - table[entry]};
   } else {
     const std::int32_t seq = seq_of_entry(args, shape, entry);
     segment.rows = tile_rows(args, shape, seq, entry - first_entry(args, shape, seq), record);

@@ -14,9 +14,8 @@
 namespace quire::cuda {
 namespace {
 
-constexpr int kWarps = 4;
-constexpr int kMaxPerLane = 8;      // rows of at most 256 elements
-constexpr int kSharedPartials = 4;  // above so many partials the four warps of a block share a row
+constexpr int kWarps = 8;
+constexpr int kSharedPartials = 4;  // above so many partials the warps of a block share a row
 
 // The partial results of a row tile, in ascending key order.
 struct Partials {
@@ -82,86 +81,94 @@ __device__ std::int64_t slot_of(const SplitParams& params, const Partials& parti
   return 2 * (static_cast<std::int64_t>(group) * heads + kv_head) + (is_second ? 1 : 0);
 }
 
-// Adds `count` partial rows, lane i knowing the place and the weight of the i-th, to `state`.
-__device__ void add_rows(const SplitParams& params, std::int64_t at, float share, std::int32_t count,
-                         RowState<kMaxPerLane>& state) {
+constexpr int kAhead = 8;  // partial rows that a warp has under way
+
+// A warp's share of the partials: every `step`-th from `first` on; `slot` is this lane's of the first kAhead.
+struct Share {
+  std::int32_t kv_head = 0;
+  std::int32_t first = 0;
+  std::int32_t step = 1;
+  std::int64_t slot = 0;
+};
+
+// Folds the share's partials of row `tile_row` of a slot.
+template <int kN>
+__device__ void fold_partials(const SplitParams& params, const Partials& partials, const Share& mine,
+                              std::int32_t tile_row, RowState<kN>& state) {
+  const std::int32_t lane = static_cast<std::int32_t>(threadIdx.x % 32);
   const std::int32_t width = params.args.kv.num_streams * params.args.kv.head_size_v;
-  constexpr int kAhead = 8;  // rows whose loads are under way together
-  for (std::int32_t base = 0; base < count; base += kAhead) {
 #pragma unroll
-    for (int j = 0; j < kMaxPerLane; j += 4) {
-      if (32 * j >= width) break;
-      const std::int32_t column = row_dim<kMaxPerLane>(j);
-      float4 fours[kAhead];
+  for (float& value : state.values) value = 0.0f;
+  std::int64_t slot = mine.slot;
+#pragma unroll 1
+  for (std::int32_t base = mine.first; base < partials.count; base += kAhead * mine.step) {
+    const std::int32_t i_th = base + lane * mine.step;
+    const bool there = lane < kAhead && i_th < partials.count;
+    if (base != mine.first && there) slot = slot_of(params, partials, mine.kv_head, i_th);
+    const std::int64_t at = slot * params.slot_rows + tile_row;
+    const float2 part = there ? params.partial_states[at] : make_float2(-INFINITY, 0.0f);
+    float4 fours[kN / 4][kAhead];
 #pragma unroll
-      for (int i = 0; i < kAhead; ++i) {
-        const std::int64_t from = __shfl_sync(kFullWarp, at, base + i);
-        fours[i] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-        if (base + i < count && column < width) {
-          fours[i] = *reinterpret_cast<const float4*>(params.partial_rows + from * width + column);
+    for (int i = 0; i < kAhead; ++i) {
+      const std::int64_t from = __shfl_sync(kFullWarp, at, i) * width;
+#pragma unroll
+      for (int j = 0; j < kN / 4; ++j) {
+        const std::int32_t column = row_dim<kN>(4 * j);
+        fours[j][i] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+        if (base + i * mine.step < partials.count && column < width) {
+          fours[j][i] = *reinterpret_cast<const float4*>(params.partial_rows + from + column);
         }
       }
+    }
+    const float raised = fmaxf(state.largest, warp_max(part.x));
+    const float base_logit = raised == -INFINITY ? 0.0f : raised;
+    const float fade = ptx::exp2_fast(state.largest - base_logit);
+    const float share = ptx::exp2_fast(part.x - base_logit);
+    state.largest = raised;
+    state.sum = state.sum * fade + warp_sum(part.y * share);
 #pragma unroll
-      for (int i = 0; i < kAhead; ++i) {
-        const float factor = __shfl_sync(kFullWarp, share, base + i);
-        if (base + i >= count) continue;
-        state.values[j] += factor * fours[i].x;
-        state.values[j + 1] += factor * fours[i].y;
-        state.values[j + 2] += factor * fours[i].z;
-        state.values[j + 3] += factor * fours[i].w;
+    for (float& value : state.values) value *= fade;
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) {
+      const float factor = __shfl_sync(kFullWarp, share, i);
+#pragma unroll
+      for (int j = 0; j < kN / 4; ++j) {
+        state.values[4 * j] += factor * fours[j][i].x;
+        state.values[4 * j + 1] += factor * fours[j][i].y;
+        state.values[4 * j + 2] += factor * fours[j][i].z;
+        state.values[4 * j + 3] += factor * fours[j][i].w;
       }
     }
   }
 }
 
-// Every `step`-th partial of a stream's row, from `first` on; `slot` is this lane's of the first 32.
-__device__ void fold_partials(const SplitParams& params, const Partials& partials, std::int32_t kv_head,
-                              std::int32_t tile_row, std::int32_t first, std::int32_t step, std::int64_t slot,
-                              RowState<kMaxPerLane>& state) {
-  const std::int32_t lane = static_cast<std::int32_t>(threadIdx.x % 32);
-#pragma unroll
-  for (float& value : state.values) value = 0.0f;
-  for (std::int32_t base = first; base < partials.count; base += 32 * step) {
-    const std::int32_t mine = base + lane * step;
-    if (base != first && mine < partials.count) slot = slot_of(params, partials, kv_head, mine);
-    const std::int64_t at = mine < partials.count ? slot * params.slot_rows + tile_row : -1;
-    const float2 part = at >= 0 ? params.partial_states[at] : make_float2(-INFINITY, 0.0f);
-    const float raised = fmaxf(state.largest, warp_max(part.x));
-    if (raised == -INFINITY) continue;
-    const float fade = exp2f(state.largest - raised);
-    const float share = exp2f(part.x - raised);
-    state.largest = raised;
-    state.sum = state.sum * fade + warp_sum(part.y * share);
-#pragma unroll
-    for (float& value : state.values) value *= fade;
-    add_rows(params, at, share, min(32, (partials.count - base + step - 1) / step), state);
-  }
-}
-
-// Folds the four warps' states in order; the first warp has the result.
-__device__ void fold_warps(RowState<kMaxPerLane>& state, float* shared) {
+// Folds the warps' states in order; the first warp has the result.
+template <int kN>
+__device__ void fold_warps(RowState<kN>& state, float* shared) {
   const std::int32_t lane = static_cast<std::int32_t>(threadIdx.x % 32);
   const std::int32_t warp = static_cast<std::int32_t>(threadIdx.x / 32);
-  float* mine = shared + warp * (32 * kMaxPerLane + 2);
+  float* mine = shared + warp * (32 * kN + 2);
 #pragma unroll
-  for (int j = 0; j < kMaxPerLane; ++j) mine[2 + lane + 32 * j] = state.values[j];
+  for (int j = 0; j < kN; ++j) mine[2 + lane + 32 * j] = state.values[j];
   if (lane == 0) {
     mine[0] = state.largest;
     mine[1] = state.sum;
   }
   __syncthreads();
   if (warp == 0) {
-    for (int other = 1; other < kWarps; ++other) {
-      const float* theirs = shared + other * (32 * kMaxPerLane + 2);
-      const float raised = fmaxf(state.largest, theirs[0]);
-      if (raised == -INFINITY) continue;
-      const float fade = exp2f(state.largest - raised);
-      const float share = exp2f(theirs[0] - raised);
-      state.largest = raised;
-      state.sum = state.sum * fade + theirs[1] * share;
+    float largest = -INFINITY;
 #pragma unroll
-      for (int j = 0; j < kMaxPerLane; ++j)
-        state.values[j] = state.values[j] * fade + theirs[2 + lane + 32 * j] * share;
+    for (int w = 0; w < kWarps; ++w) largest = fmaxf(largest, shared[w * (32 * kN + 2)]);
+    const float base = largest == -INFINITY ? 0.0f : largest;
+    state = {};
+    state.largest = largest;
+#pragma unroll
+    for (int w = 0; w < kWarps; ++w) {
+      const float* part = shared + w * (32 * kN + 2);
+      const float share = ptx::exp2_fast(part[0] - base);
+      state.sum += part[1] * share;
+#pragma unroll
+      for (int j = 0; j < kN; ++j) state.values[j] += part[2 + lane + 32 * j] * share;
     }
   }
   __syncthreads();
@@ -170,9 +177,9 @@ __device__ void fold_warps(RowState<kMaxPerLane>& state, float* shared) {
 // Blocks (job and kv head, y): the rows of the job's row tile are dealt out over y. What depends on lengths only is
 // done before the split kernel has ended: it shares them with this kernel, and the table of long batches is either made
 // here or by a kernel before it.
-template <int kStreams>
+template <int kStreams, int kN>
 __global__ void __launch_bounds__(kWarps * 32) combine_kernel(const __grid_constant__ SplitParams params) {
-  __shared__ float shared[kWarps * (32 * kMaxPerLane + 2)];
+  __shared__ float shared[kWarps * (32 * kN + 2)];
   __shared__ std::int32_t own_table[kMaxRecords + 1];
   __shared__ TileRecord records[kMaxRecords];
   const AttentionArgs& args = params.args;
@@ -207,21 +214,20 @@ __global__ void __launch_bounds__(kWarps * 32) combine_kernel(const __grid_const
     num_rows = tile.num_tokens * shape.group;
   }
   const auto warp = static_cast<std::int32_t>(threadIdx.x / 32);
-  const bool sharing = partials.count > kSharedPartials;
-  const std::int32_t step = sharing ? kWarps : 1;
-  const std::int32_t first = sharing ? warp : 0;
-  const std::int32_t mine = first + static_cast<std::int32_t>(threadIdx.x % 32) * step;
-  const std::int64_t slot = mine < partials.count ? slot_of(params, partials, kv_head, mine) : 0;
+  const bool sharing = partials.count > kSharedPartials && num_rows <= static_cast<std::int32_t>(gridDim.y);
+  Share share{.kv_head = kv_head, .first = sharing ? warp : 0, .step = sharing ? kWarps : 1};
+  const std::int32_t i_th = share.first + static_cast<std::int32_t>(threadIdx.x % 32) * share.step;
+  if (threadIdx.x % 32 < kAhead && i_th < partials.count) share.slot = slot_of(params, partials, kv_head, i_th);
   const auto y = static_cast<std::int32_t>(blockIdx.y);
   const auto blocks = static_cast<std::int32_t>(gridDim.y);
   const std::int32_t first_row = sharing ? y : y * kWarps + warp;
   ptx::wait_for_primary();
   for (std::int32_t r = first_row; r < num_rows; r += sharing ? blocks : blocks * kWarps) {
-    RowState<kMaxPerLane> rows[kStreams];
+    RowState<kN> rows[kStreams];
 #pragma unroll
     for (int stream = 0; stream < kStreams; ++stream) {
       const std::int32_t tile_row = stream * params.stream_rows + r;
-      fold_partials(params, partials, kv_head, tile_row, first, step, slot, rows[stream]);
+      fold_partials(params, partials, share, tile_row, rows[stream]);
       if (sharing) fold_warps(rows[stream], shared);
     }
     const std::int32_t token = first_token + r / shape.group;
@@ -243,7 +249,9 @@ Status launch_combine(const SplitParams& params, const Context& device, cudaStre
   config.stream = stream;
   config.attrs = &overlap;
   config.numAttrs = device.major >= 9 ? 1 : 0;
-  const auto kernel = args.kv.num_streams == 2 ? combine_kernel<2> : combine_kernel<1>;
+  const auto kernel = args.kv.num_streams == 2     ? combine_kernel<2, 4>
+                      : args.kv.head_size_v <= 128 ? combine_kernel<1, 4>
+                                                   : combine_kernel<1, 8>;
   // A block is placed beside those of the split kernel only if it asks for the same division of shared memory and L1.
   QUIRE_CUDA_RETURN_IF_ERROR(
       cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared));

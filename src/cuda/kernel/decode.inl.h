@@ -206,8 +206,8 @@ __device__ QUIRE_INLINE void end_row(const SplitParams& params, const Segment& s
 
 // Writes this warp's part of rows 4 * pass .. 4 * pass + 3 of each stream.
 template <class Shape>
-__device__ QUIRE_INLINE void offer_rows(const DecodeState<Shape>& state, int pass, bool scaled, float2* states,
-                                        float* sums) {
+__device__ QUIRE_INLINE void offer_rows(const DecodeState<Shape>& state, int pass, bool scaled, int turn,
+                                        float2* states, float* sums) {
   const int lane = static_cast<int>(threadIdx.x % 32);
   if (lane % 4 / 2 != pass % 2) return;
 #pragma unroll
@@ -222,7 +222,8 @@ __device__ QUIRE_INLINE void offer_rows(const DecodeState<Shape>& state, int pas
         const float unit = scaled ? state.unit[j / (Shape::kDvPart / 16)] : 1.0f;
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-          sums[r * Shape::kMergePitch + value_dim<Shape>(j, 2 * half)] = state.values[tile][j][2 * half + i] * unit;
+          sums[r * Shape::kMergePitch + value_dim<Shape>(j, 2 * half, turn)] =
+              state.values[tile][j][2 * half + i] * unit;
         }
       }
     }
@@ -235,6 +236,7 @@ __device__ QUIRE_INLINE void merge_warps(const SplitParams& params, const Segmen
                                          bool scaled, std::byte* shared) {
   constexpr int kN = Shape::kDv / 32;
   const int warp = static_cast<int>(threadIdx.x / 32);
+  const int turn = params.inline_unit != 0 ? word_turn<Shape>() : 0;
   auto* states = reinterpret_cast<float2*>(shared);  // [kWarps, kMergeRows]
   auto* sums = reinterpret_cast<float*>(shared + Shape::kWarps * Shape::kMergeRows * sizeof(float2));
 #pragma unroll
@@ -250,7 +252,7 @@ __device__ QUIRE_INLINE void merge_warps(const SplitParams& params, const Segmen
   const std::int32_t num_rows = segment.rows.num_tokens * params.shape.group;
 #pragma unroll 1
   for (int pass = 0; 4 * pass < num_rows; ++pass) {
-    offer_rows(state, pass, scaled, states + warp * Shape::kMergeRows,
+    offer_rows(state, pass, scaled, turn, states + warp * Shape::kMergeRows,
                sums + warp * Shape::kMergeRows * Shape::kMergePitch);
     __syncthreads();
     if (4 * pass + warp < num_rows) {
@@ -347,7 +349,7 @@ __device__ QUIRE_INLINE DecodeCall decode_call(const SplitParams& params, const 
   return call;
 }
 
-// All of a block's segments, with kStages tiles of each warp under way all the time.
+// All of a block's segments, with kAhead tiles of each warp under way all the time.
 template <class Shape>
 __device__ QUIRE_INLINE void run_segments(const DecodeWork& work, LoadCursor<Shape>& cursor, std::byte* merge_shared) {
   const SplitParams& params = work.params;
@@ -355,17 +357,25 @@ __device__ QUIRE_INLINE void run_segments(const DecodeWork& work, LoadCursor<Sha
   int stage = 0;
   int ahead = 0;  // tiles under way, or empty places for them
   for (std::int32_t unit = work.units.begin; unit < work.units.end;) {
-    const Segment segment = work.segment(unit);
-    unit += segment.num_units;
-    const DecodeCall call = decode_call(params, segment, cursor.loader);
-    const std::int32_t begin = segment.keys.begin + static_cast<std::int32_t>(threadIdx.x / 32) * Shape::kKeys;
-    state.reset();
+    Segment segment;
+    DecodeCall call;
+    bool is_new = true;
+    std::int32_t first_key = 0;
 #pragma unroll 1
-    for (std::int32_t first_key = begin; first_key < segment.keys.end; first_key += Shape::kWarps * Shape::kKeys) {
+    do {
+      // The loads come first: the rest of a segment's beginning takes as long as they do.
 #pragma unroll 1
-      for (; ahead < Shape::kStages; ++ahead) cursor.issue(work);
-      if (first_key == begin) load_queries<Shape>(params.args, segment, params.shape.group, state);
-      ptx::cp_async_wait<Shape::kStages - 1>();
+      for (; ahead < Shape::kAhead; ++ahead) cursor.issue(work);
+      if (is_new) {
+        is_new = false;
+        segment = work.segment(unit);
+        first_key = segment.keys.begin + static_cast<std::int32_t>(threadIdx.x / 32) * Shape::kKeys;
+        call = decode_call(params, segment, cursor.loader);
+        load_queries<Shape>(params.args, segment, params.shape.group, merge_shared, state);
+        state.reset();
+        if (first_key >= segment.keys.end) break;
+      }
+      ptx::cp_async_wait<Shape::kAhead - 1>();
       __syncwarp();
       const std::uint32_t tile = cursor.loader.stage(stage);
       if (Shape::kBytes == 1 && Shape::kStreams == 1 && params.inline_unit != 0) {
@@ -376,10 +386,26 @@ __device__ QUIRE_INLINE void run_segments(const DecodeWork& work, LoadCursor<Sha
       __syncwarp();
       stage = stage + 1 == Shape::kStages ? 0 : stage + 1;
       --ahead;
-    }
+      first_key += Shape::kWarps * Shape::kKeys;
+    } while (first_key < segment.keys.end);
+    if constexpr (Shape::kSharedQuery) __syncthreads();
     merge_warps<Shape>(params, segment, state, call.scaled, merge_shared);
+    unit += segment.num_units;
   }
   ptx::cp_async_wait<0>();
+}
+
+// Brings a small batch's block table and queries near while its lengths are being read.
+__device__ QUIRE_INLINE void prefetch_metadata(const AttentionArgs& args) {
+  const std::int64_t at = static_cast<std::int64_t>(threadIdx.x) * 128;
+  if (args.kv.block_table != nullptr && at < args.num_seqs * args.kv.block_table_stride * 4) {
+    ptx::prefetch(reinterpret_cast<const std::byte*>(args.kv.block_table) + at);
+  }
+  const std::int64_t elements = (args.num_tokens - 1) * args.query_token_stride +
+                                (args.num_q_heads - 1) * args.query_head_stride + args.kv.head_size;
+  if (at < elements * dtype_bytes(args.query_dtype)) {
+    ptx::prefetch(static_cast<const std::byte*>(args.query) + at);
+  }
 }
 
 template <class Shape>
@@ -389,6 +415,7 @@ __global__ void __launch_bounds__(Shape::kWarps * 32, Shape::kBlocks)
   static_assert(sizeof(TileRecord) * kMaxRecords == kDecodeRecordBytes);
   ptx::launch_dependents();
   const AttentionArgs& args = params.args;
+  prefetch_metadata(args);
   auto* records = reinterpret_cast<TileRecord*>(decode_shared + Shape::kMainBytes);
   auto* scratch = reinterpret_cast<std::int32_t*>(records + kMaxRecords);
   std::int32_t* table = scratch + 32;

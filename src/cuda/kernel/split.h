@@ -11,6 +11,9 @@ namespace quire::cuda {
 
 constexpr std::int32_t kTileKeys = 64;
 
+// Requests of a decode step that every block keeps the lengths of; the table of more is written by the first one.
+constexpr std::int32_t kMaxRecords = 64;
+
 // What the host knows of the work of one kernel.
 struct ScheduleShape {
   std::int32_t group = 1;     // rows of a token: q_heads (or pairs) of a kv head

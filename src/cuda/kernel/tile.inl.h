@@ -405,8 +405,8 @@ __global__ void __launch_bounds__(Shape::kWarps * 32, Shape::kBlocks)
   const TileShared<Shape> shared{tile_shared};
   TileState<Shape> state;
   for (std::int32_t unit = units.begin; unit < units.end;) {
-    const Segment segment =
-        segment_at(params.args, shape, params.table, nullptr, unit, units, static_cast<std::int32_t>(blockIdx.x), params.record);
+    const Segment segment = segment_at(params.args, shape, params.table, nullptr, unit, units,
+                                       static_cast<std::int32_t>(blockIdx.x), params.record);
     run_segment<Shape>(params, segment, shared, state);
     unit += segment.num_units;
   }
