@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/json.h"
+#include "io/json_text.h"
 
 namespace quire::cli {
 namespace {
@@ -60,7 +61,9 @@ KeyResult read_key(const std::string& key, const Json& value, BatchLine& line) {
 }
 
 Result<BatchLine> parse_line(const std::string& text, const std::string& place, const SamplingParams& defaults) {
-  const Json object = Json::parse(text, nullptr, /*allow_exceptions=*/false);
+  const Result<Json> parsed = parse_json(text);
+  if (!parsed.ok()) return data_loss(place + ": " + parsed.status().message());
+  const Json& object = *parsed;
   if (!object.is_object()) return data_loss(place + ": want a JSON object");
   if (!object.contains("prompt")) return data_loss(place + ": want the key 'prompt'");
   BatchLine line{.prompt = {}, .sampling = defaults, .tree = {}};

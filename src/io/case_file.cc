@@ -8,6 +8,8 @@
 #include <set>
 #include <utility>
 
+#include "io/json_text.h"
+
 namespace quire {
 namespace {
 
@@ -90,17 +92,12 @@ Result<Fields> parse_fields(const SafetensorsFile& file, const std::string& key)
   constexpr int kMaxDepth = 3;
   const auto at = file.metadata().find(key);
   if (at == file.metadata().end()) return data_loss("__metadata__." + key + ": missing");
-  bool too_deep = false;
-  const auto watch = [&too_deep](int depth, Json::parse_event_t, Json&) {
-    too_deep = too_deep || depth > kMaxDepth;
-    return !too_deep;
-  };
-  Json object = Json::parse(at->second, watch, false);
-  if (too_deep || !object.is_object()) {
+  Result<Json> object = parse_json(at->second, kMaxDepth);
+  if (!object.ok() || !object->is_object()) {
     return data_loss("__metadata__." + key + ": want a JSON object of at most " + std::to_string(kMaxDepth) +
                      " levels");
   }
-  return Fields(key, std::move(object));
+  return Fields(key, std::move(object).value());
 }
 
 Status read_config(const SafetensorsFile& file, CaseConfig& out) {

@@ -10,6 +10,8 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "io/json_text.h"
+
 namespace quire {
 namespace {
 
@@ -105,8 +107,9 @@ Result<HfConfig> HfConfig::open(const std::string& path) {
 Result<HfConfig> HfConfig::parse(std::string_view text, std::string name) {
   auto state = std::make_shared<State>();
   state->path = std::move(name);
-  state->object = Json::parse(text, nullptr, /*allow_exceptions=*/false);
-  if (state->object.is_discarded()) return data_loss(state->path + ": want JSON, got malformed text");
+  Result<Json> json = parse_json(text);
+  if (!json.ok()) return data_loss(state->path + ": " + json.status().message());
+  state->object = std::move(json).value();
   if (!state->object.is_object()) {
     return data_loss(state->path + ": want a JSON object, got " + state->object.type_name());
   }

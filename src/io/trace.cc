@@ -7,6 +7,7 @@
 #include <optional>
 #include <random>
 
+#include "io/json_text.h"
 #include "io/mapped_file.h"
 
 namespace quire {
@@ -127,7 +128,9 @@ Result<std::vector<TraceRequest>> parse_json_lines(std::string_view text, const 
   for (std::int64_t line = 1; !text.empty(); ++line) {
     const std::string_view content = take_line(text);
     if (content.empty()) continue;
-    const nlohmann::json record = nlohmann::json::parse(content, nullptr, false);
+    const Result<nlohmann::json> parsed = parse_json(content);
+    if (!parsed.ok()) return line_error(name, line, parsed.status().message());
+    const nlohmann::json& record = *parsed;
     if (!record.is_object()) return line_error(name, line, "want a JSON object");
     const auto input = json_tokens(record, "input_length");
     const auto output = json_tokens(record, "output_length");

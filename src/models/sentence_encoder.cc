@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "io/hf_config.h"
+#include "io/json_text.h"
 #include "io/mapped_file.h"
 
 namespace quire {
@@ -26,7 +27,9 @@ struct Module {
 Result<std::vector<Module>> read_modules(const std::string& path) {
   QUIRE_ASSIGN_OR_RETURN(const MappedFile file, MappedFile::open(path));
   const auto* text = reinterpret_cast<const char*>(file.bytes().data());
-  const Json json = Json::parse(text, text + file.bytes().size(), nullptr, false);
+  const Result<Json> parsed = parse_json({text, file.bytes().size()});
+  if (!parsed.ok()) return data_loss(path + ": " + parsed.status().message());
+  const Json& json = *parsed;
   if (!json.is_array()) return data_loss(path + ": want a JSON list of modules");
   std::vector<Module> out;
   for (const Json& entry : json) {

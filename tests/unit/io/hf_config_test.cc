@@ -52,6 +52,17 @@ TEST(HfConfig, UnreadKeysAreErrors) {
   EXPECT_TRUE(config.check_all_read(harmless).ok());
 }
 
+// Messages and copies of a value recurse into it, so that depth has to end somewhere.
+TEST(HfConfig, DeepNestingIsAnError) {
+  const auto nested = [](std::size_t levels) {
+    return "{\"n\": " + std::string(levels, '[') + std::string(levels, ']') + "}";
+  };
+  EXPECT_TRUE(HfConfig::parse(nested(20), "config.json").ok());
+  const auto config = HfConfig::parse(nested(1000000), "config.json");
+  ASSERT_FALSE(config.ok());
+  EXPECT_EQ(config.status().message(), "config.json: want JSON of at most 64 levels, got deeper text");
+}
+
 TEST(HfConfig, MalformedFilesAreErrors) {
   for (const char* text : {"", "{", "[1]", "3", "{\"a\": }", "\xff\xfe"}) {
     EXPECT_EQ(HfConfig::parse(text, "f").status().code(), StatusCode::kDataLoss) << text;

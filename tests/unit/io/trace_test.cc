@@ -70,7 +70,7 @@ TEST(Trace, ErrorsNameTheLine) {
   expect_complaint("{\"input_length\": 1, \"output_length\": -1}\n", "t.csv:1: want input_length");
   expect_complaint("{\"input_length\": 1, \"output_length\": 1}\n[]\n", "t.csv:2: want a JSON object");
   expect_complaint("{\"input_length\": 1, \"output_length\": 1, \"hash_ids\": [\"a\"]}\n", "t.csv:1: hash_ids");
-  expect_complaint("{" + std::string(100000, '['), "t.csv:1: want a JSON object");
+  expect_complaint("{" + std::string(100000, '['), "t.csv:1: want JSON, got malformed text");
   EXPECT_EQ(read_trace("/nowhere/trace.csv").status().code(), StatusCode::kNotFound);
 }
 
