@@ -13,12 +13,6 @@ namespace {
 constexpr int kDeepestDecoder = 8;
 using Tokens = std::vector<std::string>;
 
-void replace_in(std::string& text, std::string_view from, std::string_view to) {
-  for (std::size_t at = 0; !from.empty() && (at = text.find(from, at)) != std::string::npos; at += to.size()) {
-    text.replace(at, from.size(), to);
-  }
-}
-
 Tokens decode_byte_level(Tokens tokens) {
   for (std::string& token : tokens) {
     if (auto bytes = alphabet_to_bytes(token)) token = std::move(*bytes);
@@ -39,7 +33,7 @@ void clean_up(std::string& text) {
                                                                                   {" 's", "'s"},
                                                                                   {" 've", "'ve"},
                                                                                   {" 're", "'re"}}};
-  for (const auto& [from, to] : kRules) replace_in(text, from, to);
+  for (const auto& [from, to] : kRules) text = replace_all(text, from, to);
 }
 
 Result<Decoder> make_word_piece_decoder(const Json& json, std::string_view where) {
@@ -101,19 +95,21 @@ Result<Decoder> make_strip_decoder(const Json& json, std::string_view where) {
   if (content.empty()) return data_loss(std::string(where) + ".content: want a character, got nothing");
   return Decoder([content, start, stop](Tokens tokens) {
     for (std::string& token : tokens) {
-      for (std::int64_t i = 0; i < start && token.starts_with(content); ++i) token.erase(0, content.size());
-      for (std::int64_t i = 0; i < stop && token.ends_with(content); ++i) token.erase(token.size() - content.size());
+      std::string_view rest = token;
+      for (std::int64_t i = 0; i < start && rest.starts_with(content); ++i) rest.remove_prefix(content.size());
+      for (std::int64_t i = 0; i < stop && rest.ends_with(content); ++i) rest.remove_suffix(content.size());
+      token = std::string(rest);
     }
     return tokens;
   });
 }
 
-Result<Decoder> make_decoder_sequence(const Json& json, std::string_view where, int depth) {
+Result<Decoder> make_decoder_sequence(const Json& json, std::string_view where, Growth& growth, int depth) {
   const auto parts = json.find("decoders");
   if (parts == json.end() || !parts->is_array()) return data_loss(std::string(where) + ".decoders: want an array");
   std::vector<Decoder> steps;
   for (const Json& part : *parts) {
-    QUIRE_ASSIGN_OR_RETURN(Decoder step, make_decoder(part, std::string(where) + ".decoders", depth + 1));
+    QUIRE_ASSIGN_OR_RETURN(Decoder step, make_decoder(part, std::string(where) + ".decoders", growth, depth + 1));
     steps.push_back(std::move(step));
   }
   return Decoder([steps = std::move(steps)](Tokens tokens) {
@@ -124,7 +120,7 @@ Result<Decoder> make_decoder_sequence(const Json& json, std::string_view where, 
 
 }  // namespace
 
-Result<Decoder> make_decoder(const Json& json, std::string_view where, int depth) {
+Result<Decoder> make_decoder(const Json& json, std::string_view where, Growth& growth, int depth) {
   if (json.is_null()) {
     return Decoder([](Tokens tokens) {
       for (std::size_t i = 1; i < tokens.size(); ++i) tokens[i].insert(0, 1, ' ');
@@ -139,13 +135,14 @@ Result<Decoder> make_decoder(const Json& json, std::string_view where, int depth
   if (type == "ByteFallback") return Decoder(decode_byte_fallback);
   if (type == "Fuse") return Decoder(fuse);
   if (type == "Strip") return make_strip_decoder(json, where);
-  if (type == "Sequence") return make_decoder_sequence(json, where, depth);
+  if (type == "Sequence") return make_decoder_sequence(json, where, growth, depth);
   if (type == "Replace") {
     QUIRE_ASSIGN_OR_RETURN(const PatternField pattern, pattern_field(json, where));
     QUIRE_ASSIGN_OR_RETURN(const std::string content, string_field(json, "content", "", where));
     if (pattern.is_regex) return unsupported(std::string(where) + ".pattern: want a String in a decoder, got a Regex");
+    QUIRE_RETURN_IF_ERROR(growth.add_replacement(pattern.text.size(), content, where));
     return Decoder([pattern, content](Tokens tokens) {
-      for (std::string& token : tokens) replace_in(token, pattern.text, content);
+      for (std::string& token : tokens) token = replace_all(token, pattern.text, content);
       return tokens;
     });
   }

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "io/tokenizer/growth.h"
 #include "io/tokenizer/json_fields.h"
 
 namespace quire::tokenizer {
@@ -13,6 +14,6 @@ namespace quire::tokenizer {
 using Decoder = std::function<std::vector<std::string>(std::vector<std::string>)>;
 
 // From the file's "decoder" (null: tokens joined by spaces). Unknown types are kUnsupported.
-Result<Decoder> make_decoder(const Json& json, std::string_view where, int depth = 0);
+Result<Decoder> make_decoder(const Json& json, std::string_view where, Growth& growth, int depth = 0);
 
 }  // namespace quire::tokenizer

@@ -30,7 +30,9 @@ Result<Vocabulary> read_vocabulary(const Json& json, std::string_view where) {
 class WordPiece : public Model {
  public:
   WordPiece(Vocabulary vocabulary, std::int32_t unknown, std::string prefix, std::size_t longest)
-      : Model(std::move(vocabulary)), unknown_(unknown), prefix_(std::move(prefix)), longest_(longest) {}
+      : Model(std::move(vocabulary)), unknown_(unknown), prefix_(std::move(prefix)), longest_(longest) {
+    for (const auto& [token, id] : vocabulary_) longest_entry_ = std::max(longest_entry_, token.size());
+  }
 
   void tokenize(std::string_view piece, std::vector<std::int32_t>& ids) const override {
     std::vector<std::size_t> bounds{0};
@@ -41,6 +43,7 @@ class WordPiece : public Model {
     for (std::size_t begin = 0; begin < count;) {
       std::size_t end = count;
       for (; end > begin; --end) {
+        if (bounds[end] - bounds[begin] > longest_entry_) continue;
         std::string part = begin > 0 ? prefix_ : "";
         part += piece.substr(bounds[begin], bounds[end] - bounds[begin]);
         const auto entry = vocabulary_.find(part);
@@ -58,6 +61,7 @@ class WordPiece : public Model {
   std::int32_t unknown_;
   std::string prefix_;
   std::size_t longest_;
+  std::size_t longest_entry_ = 0;  // bytes
 };
 
 }  // namespace

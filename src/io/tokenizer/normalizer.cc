@@ -61,12 +61,13 @@ Result<Normalizer> make_bert(const Json& json, std::string_view where) {
   });
 }
 
-Result<Normalizer> make_normalizer_sequence(const Json& json, std::string_view where, int depth) {
+Result<Normalizer> make_normalizer_sequence(const Json& json, std::string_view where, Growth& growth, int depth) {
   const auto parts = json.find("normalizers");
   if (parts == json.end() || !parts->is_array()) return data_loss(std::string(where) + ".normalizers: want an array");
   std::vector<Normalizer> steps;
   for (const Json& part : *parts) {
-    QUIRE_ASSIGN_OR_RETURN(Normalizer step, make_normalizer(part, std::string(where) + ".normalizers", depth + 1));
+    QUIRE_ASSIGN_OR_RETURN(Normalizer step,
+                           make_normalizer(part, std::string(where) + ".normalizers", growth, depth + 1));
     steps.push_back(std::move(step));
   }
   return Normalizer([steps = std::move(steps)](std::string_view text) -> Result<std::string> {
@@ -78,19 +79,11 @@ Result<Normalizer> make_normalizer_sequence(const Json& json, std::string_view w
   });
 }
 
-std::string replace_all(std::string_view text, std::string_view from, std::string_view to) {
-  std::string out;
-  std::size_t offset = 0;
-  for (std::size_t at; !from.empty() && (at = text.find(from, offset)) != std::string_view::npos;
-       offset = at + from.size()) {
-    out.append(text.substr(offset, at - offset)).append(to);
-  }
-  return out.append(text.substr(offset));
-}
-
-Result<Normalizer> make_replace(const Json& json, std::string_view where) {
+Result<Normalizer> make_replace(const Json& json, std::string_view where, Growth& growth) {
   QUIRE_ASSIGN_OR_RETURN(const PatternField pattern, pattern_field(json, where));
   QUIRE_ASSIGN_OR_RETURN(const std::string content, string_field(json, "content", "", where));
+  const std::size_t shortest = pattern.is_regex ? 1 : pattern.text.size();
+  QUIRE_RETURN_IF_ERROR(growth.add_replacement(shortest, content, where));
   if (!pattern.is_regex) {
     return Normalizer([pattern, content](std::string_view text) -> Result<std::string> {
       return replace_all(text, pattern.text, content);
@@ -137,20 +130,27 @@ std::optional<NormalForm> normal_form(const std::string& type) {
 
 }  // namespace
 
-Result<Normalizer> make_normalizer(const Json& json, std::string_view where, int depth) {
+Result<Normalizer> make_normalizer(const Json& json, std::string_view where, Growth& growth, int depth) {
   if (json.is_null()) return Normalizer([](std::string_view text) -> Result<std::string> { return std::string(text); });
   if (depth > kDeepestNormalizer)
     return data_loss(std::string(where) + ": want at most " + std::to_string(kDeepestNormalizer) + " nested sequences");
   QUIRE_ASSIGN_OR_RETURN(const std::string type, type_of(json, where));
   if (const auto form = normal_form(type)) {
+    const bool compatible = *form == NormalForm::kNfkc || *form == NormalForm::kNfkd;
+    QUIRE_RETURN_IF_ERROR(growth.add(compatible ? 11.0 : 3.0, where));
     return Normalizer([form = *form](std::string_view text) -> Result<std::string> { return normalize(text, form); });
   }
-  if (type == "Sequence") return make_normalizer_sequence(json, where, depth);
-  if (type == "BertNormalizer") return make_bert(json, where);
-  if (type == "Replace") return make_replace(json, where);
+  if (type == "Sequence") return make_normalizer_sequence(json, where, growth, depth);
+  if (type == "BertNormalizer") {
+    QUIRE_RETURN_IF_ERROR(growth.add(3.0, where));
+    return make_bert(json, where);
+  }
+  if (type == "Replace") return make_replace(json, where, growth);
   if (type == "Strip") return make_strip_normalizer(json, where);
-  if (type == "Lowercase")
+  if (type == "Lowercase") {
+    QUIRE_RETURN_IF_ERROR(growth.add(1.5, where));
     return Normalizer([](std::string_view text) -> Result<std::string> { return to_lower(text); });
+  }
   if (type == "StripAccents") {
     return Normalizer([](std::string_view text) -> Result<std::string> { return strip_accents(text); });
   }

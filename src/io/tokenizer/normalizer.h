@@ -5,6 +5,7 @@
 #include <string>
 #include <string_view>
 
+#include "io/tokenizer/growth.h"
 #include "io/tokenizer/json_fields.h"
 
 namespace quire::tokenizer {
@@ -13,6 +14,6 @@ namespace quire::tokenizer {
 using Normalizer = std::function<Result<std::string>(std::string_view)>;
 
 // From the file's "normalizer" (null: identity). Unknown types are kUnsupported.
-Result<Normalizer> make_normalizer(const Json& json, std::string_view where, int depth = 0);
+Result<Normalizer> make_normalizer(const Json& json, std::string_view where, Growth& growth, int depth = 0);
 
 }  // namespace quire::tokenizer

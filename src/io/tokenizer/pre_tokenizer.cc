@@ -164,13 +164,13 @@ Result<PreTokenizer> make_byte_level(const Json& json, std::string_view where) {
   return in_order(std::move(steps));
 }
 
-Result<PreTokenizer> make_pre_tokenizer_sequence(const Json& json, std::string_view where, int depth) {
+Result<PreTokenizer> make_pre_tokenizer_sequence(const Json& json, std::string_view where, Growth& growth, int depth) {
   const auto parts = json.find("pretokenizers");
   if (parts == json.end() || !parts->is_array()) return data_loss(std::string(where) + ".pretokenizers: want an array");
   std::vector<PreTokenizer> steps;
   for (const Json& part : *parts) {
     QUIRE_ASSIGN_OR_RETURN(PreTokenizer step,
-                           make_pre_tokenizer(part, std::string(where) + ".pretokenizers", depth + 1));
+                           make_pre_tokenizer(part, std::string(where) + ".pretokenizers", growth, depth + 1));
     steps.push_back(std::move(step));
   }
   return in_order(std::move(steps));
@@ -178,14 +178,17 @@ Result<PreTokenizer> make_pre_tokenizer_sequence(const Json& json, std::string_v
 
 }  // namespace
 
-Result<PreTokenizer> make_pre_tokenizer(const Json& json, std::string_view where, int depth) {
+Result<PreTokenizer> make_pre_tokenizer(const Json& json, std::string_view where, Growth& growth, int depth) {
   if (json.is_null()) return PreTokenizer([](Pieces pieces) -> Result<Pieces> { return pieces; });
   if (depth > kDeepestPreTokenizer)
     return data_loss(std::string(where) + ": want at most " + std::to_string(kDeepestPreTokenizer) +
                      " nested sequences");
   QUIRE_ASSIGN_OR_RETURN(const std::string type, type_of(json, where));
-  if (type == "Sequence") return make_pre_tokenizer_sequence(json, where, depth);
-  if (type == "ByteLevel") return make_byte_level(json, where);
+  if (type == "Sequence") return make_pre_tokenizer_sequence(json, where, growth, depth);
+  if (type == "ByteLevel") {
+    QUIRE_RETURN_IF_ERROR(growth.add(2.0, where));  // each byte becomes a character of at most two
+    return make_byte_level(json, where);
+  }
   if (type == "Split") return make_split(json, where);
   if (type == "BertPreTokenizer") {
     return in_order(

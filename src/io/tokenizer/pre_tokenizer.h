@@ -6,6 +6,7 @@
 #include <string_view>
 #include <vector>
 
+#include "io/tokenizer/growth.h"
 #include "io/tokenizer/json_fields.h"
 
 namespace quire::tokenizer {
@@ -15,6 +16,6 @@ using Pieces = std::vector<std::string>;
 using PreTokenizer = std::function<Result<Pieces>(Pieces)>;
 
 // From the file's "pre_tokenizer" (null: the text is one piece). Unknown types are kUnsupported.
-Result<PreTokenizer> make_pre_tokenizer(const Json& json, std::string_view where, int depth = 0);
+Result<PreTokenizer> make_pre_tokenizer(const Json& json, std::string_view where, Growth& growth, int depth = 0);
 
 }  // namespace quire::tokenizer

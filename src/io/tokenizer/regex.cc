@@ -4,6 +4,7 @@
 
 #include <pcre2.h>
 
+#include <algorithm>
 #include <array>
 
 namespace quire::tokenizer {
@@ -75,7 +76,7 @@ Result<Regex> Regex::compile(std::string_view pattern, std::string_view where) {
   int error = 0;
   PCRE2_SIZE offset = 0;
   pcre2_code* code = pcre2_compile(reinterpret_cast<PCRE2_SPTR>(translated.data()), translated.size(),
-                                   PCRE2_UTF | PCRE2_UCP, &error, &offset, nullptr);
+                                   PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C, &error, &offset, nullptr);
   if (code == nullptr) {
     return data_loss(std::string(where) + ": want a regular expression, got '" + std::string(pattern) + "' (" +
                      message_of(error) + ")");
@@ -96,8 +97,9 @@ Result<std::vector<std::pair<std::size_t, std::size_t>>> Regex::find_all(std::st
     if (count < 0) return resource_exhausted("pre_tokenizer: matching the text failed: " + message_of(count));
     const PCRE2_SIZE* bounds = pcre2_get_ovector_pointer(data.get());
     if (bounds[1] > bounds[0]) matches.emplace_back(bounds[0], bounds[1]);
-    offset = bounds[1];
-    if (bounds[1] == bounds[0]) {  // an empty match: go on behind the next character
+    const std::size_t start = offset;
+    offset = std::max<std::size_t>(offset, bounds[1]);
+    if (bounds[1] == bounds[0] || offset == start) {  // an empty match: go on behind the next character
       do ++offset;
       while (offset < text.size() && (static_cast<unsigned char>(text[offset]) & 0xc0) == 0x80);
     }

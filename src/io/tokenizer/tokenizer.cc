@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "io/json_text.h"
 #include "io/mapped_file.h"
 #include "io/tokenizer/added_tokens.h"
 #include "io/tokenizer/decoder.h"
@@ -18,7 +19,6 @@ namespace {
 using tokenizer::Json;
 
 constexpr std::size_t kLargestFile = std::size_t{256} << 20;
-constexpr std::size_t kDeepestJson = 64;
 
 // Ids that the post-processor puts around a text.
 struct Frame {
@@ -87,19 +87,6 @@ Status read_post_processor(const Json& json, Frame& frame, int depth = 0) {
       type + "'");
 }
 
-// A parse callback sees the depth before anything deeper is read.
-Result<Json> parse_json(std::string_view text) {
-  bool too_deep = false;
-  const auto watch = [&](int depth, Json::parse_event_t, Json&) {
-    too_deep = too_deep || depth > static_cast<int>(kDeepestJson);
-    return !too_deep;
-  };
-  Json json = Json::parse(text.begin(), text.end(), watch, false);
-  if (too_deep) return data_loss("want JSON of at most " + std::to_string(kDeepestJson) + " levels");
-  if (json.is_discarded() || !json.is_object()) return data_loss("want a JSON object");
-  return json;
-}
-
 Json component(const Json& file, const char* key) {
   const auto found = file.find(key);
   return found == file.end() ? Json() : *found;
@@ -121,11 +108,15 @@ struct Tokenizer::State {
 };
 
 Status Tokenizer::State::read(const Json& file) {
-  QUIRE_ASSIGN_OR_RETURN(normalizer, tokenizer::make_normalizer(component(file, "normalizer"), "normalizer"));
+  tokenizer::Growth normalized;
+  tokenizer::Growth cut;
+  tokenizer::Growth decoded;
+  QUIRE_ASSIGN_OR_RETURN(normalizer,
+                         tokenizer::make_normalizer(component(file, "normalizer"), "normalizer", normalized));
   QUIRE_ASSIGN_OR_RETURN(pre_tokenizer,
-                         tokenizer::make_pre_tokenizer(component(file, "pre_tokenizer"), "pre_tokenizer"));
+                         tokenizer::make_pre_tokenizer(component(file, "pre_tokenizer"), "pre_tokenizer", cut));
   QUIRE_ASSIGN_OR_RETURN(model, tokenizer::make_model(component(file, "model"), "model"));
-  QUIRE_ASSIGN_OR_RETURN(decoder, tokenizer::make_decoder(component(file, "decoder"), "decoder"));
+  QUIRE_ASSIGN_OR_RETURN(decoder, tokenizer::make_decoder(component(file, "decoder"), "decoder", decoded));
   QUIRE_ASSIGN_OR_RETURN(added, tokenizer::AddedTokens::from_json(file, normalizer));
   QUIRE_RETURN_IF_ERROR(read_post_processor(component(file, "post_processor"), frame));
   for (const auto& [token, id] : model->vocabulary()) {
@@ -168,6 +159,7 @@ Result<Tokenizer> Tokenizer::parse(std::string_view json, const std::string& nam
   const auto named = [&](const Status& status) { return Status(status.code(), name + ": " + status.message()); };
   const Result<Json> file = parse_json(json);
   if (!file.ok()) return named(file.status());
+  if (!file->is_object()) return data_loss(name + ": want a JSON object, got " + file->type_name());
   auto state = std::make_unique<State>();
   if (const Status status = state->read(*file); !status.ok()) return named(status);
   return Tokenizer(std::move(state));

@@ -102,7 +102,7 @@ json small_file() {
 
 TEST(TokenizerErrors, NameFileAndKey) {
   EXPECT_EQ(error_of(small_file().dump()), "");
-  EXPECT_NE(error_of("{").find("file.json: want a JSON object"), std::string::npos);
+  EXPECT_NE(error_of("{").find("file.json: want JSON, got malformed text"), std::string::npos);
   EXPECT_NE(error_of("{}").find("file.json: model"), std::string::npos);
   json file = small_file();
   file["model"]["type"] = "Unigram";
@@ -123,6 +123,46 @@ TEST(TokenizerErrors, NameFileAndKey) {
   file["decoder"] = {{"type", "Mystery"}};
   EXPECT_NE(error_of(file.dump()).find("decoder.type"), std::string::npos);
   EXPECT_NE(error_of(std::string(100000, '[')).find("file.json"), std::string::npos);
+}
+
+// Steps that double a text over and over would take any memory from a file of a few hundred bytes.
+TEST(TokenizerErrors, RefusesPartsThatGrowTextsWithoutBound) {
+  const json doubling = {{"type", "Replace"}, {"pattern", {{"String", "a"}}}, {"content", "aa"}};
+  const json bytes = {{"type", "ByteLevel"}};
+  const struct {
+    const char* part;
+    const char* list;
+    json step;
+  } cases[] = {{"normalizer", "normalizers", doubling},
+               {"pre_tokenizer", "pretokenizers", bytes},
+               {"decoder", "decoders", doubling}};
+  for (const auto& one : cases) {
+    json file = small_file();
+    file[one.part] = {{"type", "Sequence"}, {one.list, json(10, one.step)}};
+    EXPECT_EQ(error_of(file.dump()), "") << one.part;
+    file[one.part][one.list] = json(40, one.step);
+    EXPECT_NE(error_of(file.dump()).find("want parts that make a text at most 1024 times longer"), std::string::npos)
+        << error_of(file.dump());
+  }
+}
+
+// \C would cut characters into bytes.
+TEST(TokenizerErrors, RefusesPatternsThatMatchBytes) {
+  json file = small_file();
+  file["pre_tokenizer"] = {{"type", "Split"}, {"pattern", {{"Regex", "\\C"}}}, {"behavior", "Isolated"}};
+  EXPECT_NE(error_of(file.dump()).find("pre_tokenizer.pattern: want a regular expression"), std::string::npos);
+}
+
+TEST(Tokenizer, WordPieceTakesTheLongestEntryOfLongWords) {
+  const json file = {{"model",
+                      {{"type", "WordPiece"},
+                       {"unk_token", "?"},
+                       {"max_input_chars_per_word", 10000},
+                       {"vocab", {{"?", 0}, {"a", 1}, {"##a", 2}, {"##aaa", 3}}}}}};
+  const auto tokenizer = Tokenizer::parse(file.dump(), "file.json");
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status().to_string();
+  EXPECT_EQ(tokenizer->encode("aaaaaa").value(), (std::vector<std::int32_t>{1, 3, 2, 2}));
+  EXPECT_EQ(tokenizer->encode(std::string(9999, 'a'))->size(), 1u + 9998 / 3 + 9998 % 3);
 }
 
 TEST(TokenizerErrors, RejectsIdsWithoutToken) {
