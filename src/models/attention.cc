@@ -21,7 +21,7 @@ std::shared_ptr<std::byte[]> aligned_bytes(std::size_t bytes) {
 }
 
 // Attention of fewer products than this runs on one thread.
-constexpr std::int64_t kSerialProducts = std::int64_t{1} << 20;
+constexpr std::int64_t kSerialProducts = std::int64_t{1} << 21;
 
 int threads_for(const BuilderConfig& config, const AttentionMetadata& metadata) {
   std::int64_t pairs = 0;
@@ -205,6 +205,11 @@ Status PagedAttention::begin_step(const CommonAttentionMetadata& common, const C
   }
   slot_mapping_ = common.slot_mapping;
   positions_ = common.positions;
+  end_position_ = 0;
+  if (!positions_.empty()) {
+    const auto* positions = positions_.as<const std::int64_t>();
+    for (std::int64_t i = 0; i < positions_.size(0); ++i) end_position_ = std::max(end_position_, positions[i] + 1);
+  }
   seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return {};
 }
@@ -215,6 +220,7 @@ Status PagedAttention::run(std::int32_t index, const AttentionCall& call) {
   const ThreadCount threads(groups_[layer.group].num_threads);
   if (layer.spec.type == AttentionType::kDecoder) {
     if (call.rope != nullptr) {
+      call.rope->cover(end_position_);
       const RopeArgs rope{
           .query = call.query, .positions = positions_, .cos_sin_cache = call.rope->view(), .style = call.rope->style};
       QUIRE_RETURN_IF_ERROR(layer.impl->do_rope_and_kv_cache_update(layer.scales, rope, call.key, call.value,

@@ -56,7 +56,7 @@ struct AttentionCall {
   TensorView key;    // [num_tokens, num_kv_heads, head_size]; empty where a cross-attention cache is already filled
   TensorView value;  // [num_tokens, num_kv_heads, head_size_v]
   TensorView output;
-  const RopeTable* rope = nullptr;  // query and key are rotated in place first; null: they are not
+  RopeTable* rope = nullptr;  // query and key are rotated in place first; null: they are not
 };
 
 class PagedAttention {
@@ -118,6 +118,7 @@ class PagedAttention {
   std::size_t workspace_bytes_ = 0;
   TensorView slot_mapping_;
   TensorView positions_;
+  std::int64_t end_position_ = 0;  // one more than the largest position of the step
   double seconds_ = 0.0;
 };
 

@@ -62,7 +62,7 @@ Result<AttentionBlock> AttentionBlock::load(const LoadContext& context, PagedAtt
 }
 
 Status AttentionBlock::run(PagedAttention& attention, const Buffers& buffers, std::int64_t num_tokens,
-                           const RopeTable* rope) const {
+                           RopeTable* rope) const {
   const Rows qkv = buffers.qkv.rows();
   QUIRE_RETURN_IF_ERROR(qkv_.run(buffers.normed.rows(), num_tokens, qkv));
   if (clip_ > 0.0f) clip_rows(qkv, num_tokens, clip_);

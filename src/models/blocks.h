@@ -32,7 +32,7 @@ class AttentionBlock {
                                      const AttentionBlockSpec& spec);
   // A block whose projections the family built itself: `qkv` gives q, then k, then v, heads in attention's order.
   AttentionBlock(std::int32_t layer, const AttentionLayerSpec& spec, Linear qkv, Linear out);
-  Status run(PagedAttention& attention, const Buffers& buffers, std::int64_t num_tokens, const RopeTable* rope) const;
+  Status run(PagedAttention& attention, const Buffers& buffers, std::int64_t num_tokens, RopeTable* rope) const;
   // Clamps q, k and v to [-limit, limit] (MPT's clip_qkv).
   void set_clip(float limit) { clip_ = limit; }
 

@@ -8,27 +8,20 @@
 #include "models/alibi.h"
 #include "models/blocks.h"
 #include "models/family.h"
+#include "models/pre_norm_decoder.h"
 
 namespace quire {
 namespace {
 
-class Bloom final : public DecoderModel {
+class Bloom final : public PreNormDecoder<AttentionBlock, PlainMlp> {
  public:
-  explicit Bloom(const LoadContext& context) : DecoderModel(context, attention_options(context)) {}
+  explicit Bloom(const LoadContext& context) : PreNormDecoder(context, attention_options(context)) {}
   Status load(LoadContext& context);
 
  private:
-  struct Layer {
-    Norm input_norm;
-    AttentionBlock attention;
-    Norm mlp_norm;
-    PlainMlp mlp;
-  };
   Status after_embedding(const StepInput& step) override;
-  Status run_layer(std::int32_t index, std::int64_t num_tokens) override;
 
   Norm embedding_norm_;
-  std::vector<Layer> layers_;
 };
 
 struct BloomShape {
@@ -93,17 +86,15 @@ Status Bloom::load(LoadContext& context) {
   QUIRE_ASSIGN_OR_RETURN(embedding_norm_, load_norm(context, "word_embeddings_layernorm", shape.hidden, norm));
   for (std::int32_t i = 0; i < info_.num_layers; ++i) {
     const std::string prefix = "h." + std::to_string(i) + ".";
-    QUIRE_ASSIGN_OR_RETURN(Norm input_norm, load_norm(context, prefix + "input_layernorm", shape.hidden, norm));
     QUIRE_ASSIGN_OR_RETURN(AttentionBlock attention,
                            load_attention(context, attention_, shape, prefix + "self_attention."));
-    QUIRE_ASSIGN_OR_RETURN(Norm mlp_norm, load_norm(context, prefix + "post_attention_layernorm", shape.hidden, norm));
     QUIRE_ASSIGN_OR_RETURN(PlainMlp mlp, PlainMlp::load(context, {.up = prefix + "mlp.dense_h_to_4h",
                                                                   .down = prefix + "mlp.dense_4h_to_h",
                                                                   .hidden = shape.hidden,
                                                                   .intermediate = 4 * std::int64_t{shape.hidden},
                                                                   .activation = Activation::kGeluTanh,
                                                                   .bias = HasBias::kYes}));
-    layers_.push_back({std::move(input_norm), std::move(attention), std::move(mlp_norm), std::move(mlp)});
+    QUIRE_RETURN_IF_ERROR(add_layer(context, prefix, {.kind = norm}, {std::move(attention), std::move(mlp)}));
   }
   const std::int64_t hidden = shape.hidden;
   buffers_ =
@@ -116,13 +107,6 @@ Status Bloom::after_embedding(const StepInput& step) {
   const Rows hidden = buffers_.hidden.rows();
   apply_norm(embedding_norm_, hidden, static_cast<std::int64_t>(step.tokens.size()), hidden);
   return {};
-}
-
-Status Bloom::run_layer(std::int32_t index, std::int64_t num_tokens) {
-  const Layer& layer = layers_[static_cast<std::size_t>(index)];
-  QUIRE_RETURN_IF_ERROR(add_block(layer.input_norm, num_tokens,
-                                  [&] { return layer.attention.run(attention_, buffers_, num_tokens, nullptr); }));
-  return add_block(layer.mlp_norm, num_tokens, [&] { return layer.mlp.run(buffers_, num_tokens); });
 }
 
 // What the published files say of the training code's kernels.

@@ -11,6 +11,7 @@
 #include "core/convert.h"
 #include "models/blocks.h"
 #include "models/family.h"
+#include "models/pre_norm_decoder.h"
 
 namespace quire {
 namespace {
@@ -40,35 +41,35 @@ struct MlaBuffers {
   RowBuffer key;  // compute [rows, heads * key]
 };
 
-MlaBuffers make_mla_buffers(const MlaShape& shape, std::int64_t rows, DType compute) {
+std::shared_ptr<const MlaBuffers> make_mla_buffers(const MlaShape& shape, std::int64_t rows, DType compute) {
   const std::int64_t heads = shape.num_heads;
-  MlaBuffers out;
+  auto out = std::make_shared<MlaBuffers>();
   if (shape.q_rank > 0) {
-    out.q_low = RowBuffer(rows, shape.q_rank, DType::kFloat32);
-    out.q_low_normed = RowBuffer(rows, shape.q_rank, compute);
+    out->q_low = RowBuffer(rows, shape.q_rank, DType::kFloat32);
+    out->q_low_normed = RowBuffer(rows, shape.q_rank, compute);
   }
-  out.query = RowBuffer(rows, heads * shape.key(), compute);
-  out.kv_low = RowBuffer(rows, shape.kv_rank + shape.rope, DType::kFloat32);
-  out.latent = RowBuffer(rows, shape.kv_rank, DType::kFloat32);
-  out.latent_normed = RowBuffer(rows, shape.kv_rank, compute);
-  out.kv = RowBuffer(rows, heads * (shape.nope + shape.value), compute);
-  out.key = RowBuffer(rows, heads * shape.key(), compute);
+  out->query = RowBuffer(rows, heads * shape.key(), compute);
+  out->kv_low = RowBuffer(rows, shape.kv_rank + shape.rope, DType::kFloat32);
+  out->latent = RowBuffer(rows, shape.kv_rank, DType::kFloat32);
+  out->latent_normed = RowBuffer(rows, shape.kv_rank, compute);
+  out->kv = RowBuffer(rows, heads * (shape.nope + shape.value), compute);
+  out->key = RowBuffer(rows, heads * shape.key(), compute);
   return out;
 }
 
 // update = o(attention(queries, decompressed keys and values)).
 class MlaBlock {
  public:
-  static Result<MlaBlock> load(const LoadContext& context, const MlaShape& shape, const std::string& prefix);
+  static Result<MlaBlock> load(const LoadContext& context, const MlaShape& shape, const std::string& prefix,
+                               std::shared_ptr<const MlaBuffers> buffers);
   Status add_to(PagedAttention& attention, float scale);
-  Status run(PagedAttention& attention, const Buffers& buffers, const MlaBuffers& own, std::int64_t num_tokens,
-             const RopeTable& rope) const;
+  Status run(PagedAttention& attention, const Buffers& buffers, std::int64_t num_tokens, RopeTable* rope) const;
 
  private:
   MlaBlock(const MlaShape& shape, Linear q, Linear kv_a, Linear kv_b, Linear out)
       : shape_(shape), q_(std::move(q)), kv_a_(std::move(kv_a)), kv_b_(std::move(kv_b)), out_(std::move(out)) {}
-  Status project(const Buffers& buffers, const MlaBuffers& own, std::int64_t num_tokens) const;
-  void assemble_keys(const MlaBuffers& own, std::int64_t num_tokens) const;
+  Status project(const Buffers& buffers, std::int64_t num_tokens) const;
+  void assemble_keys(std::int64_t num_tokens) const;
 
   MlaShape shape_;
   std::int32_t layer_ = 0;
@@ -79,6 +80,7 @@ class MlaBlock {
   Norm kv_norm_;
   Linear kv_b_;
   Linear out_;
+  std::shared_ptr<const MlaBuffers> own_;  // of all layers
 };
 
 // Of each head first the rotated part of a query, then the rest.
@@ -105,7 +107,8 @@ std::vector<std::int64_t> key_value_outputs(const MlaShape& shape) {
   return out;
 }
 
-Result<MlaBlock> MlaBlock::load(const LoadContext& context, const MlaShape& shape, const std::string& prefix) {
+Result<MlaBlock> MlaBlock::load(const LoadContext& context, const MlaShape& shape, const std::string& prefix,
+                                std::shared_ptr<const MlaBuffers> buffers) {
   const std::int64_t heads = shape.num_heads;
   const Norm low_norm{.eps = 1e-6f};  // transformers gives these norms no other
   const std::vector<std::int64_t> q_order = query_outputs(shape);
@@ -135,6 +138,7 @@ Result<MlaBlock> MlaBlock::load(const LoadContext& context, const MlaShape& shap
     block.q_a_ = std::move(q_a);
     QUIRE_ASSIGN_OR_RETURN(block.q_norm_, load_norm(context, prefix + "q_a_layernorm", shape.q_rank, low_norm));
   }
+  block.own_ = std::move(buffers);
   return block;
 }
 
@@ -149,28 +153,28 @@ Status MlaBlock::add_to(PagedAttention& attention, float scale) {
 }
 
 // Runs the projections up to queries, latents and the keys' and values' unrotated parts.
-Status MlaBlock::project(const Buffers& buffers, const MlaBuffers& own, std::int64_t num_tokens) const {
+Status MlaBlock::project(const Buffers& buffers, std::int64_t num_tokens) const {
   const Rows input = buffers.normed.rows();
   if (q_a_) {
-    QUIRE_RETURN_IF_ERROR(q_a_->run(input, num_tokens, own.q_low.rows()));
-    apply_norm(*q_norm_, own.q_low.rows(), num_tokens, own.q_low_normed.rows());
+    QUIRE_RETURN_IF_ERROR(q_a_->run(input, num_tokens, own_->q_low.rows()));
+    apply_norm(*q_norm_, own_->q_low.rows(), num_tokens, own_->q_low_normed.rows());
   }
-  QUIRE_RETURN_IF_ERROR(q_.run(q_a_ ? own.q_low_normed.rows() : input, num_tokens, own.query.rows()));
-  QUIRE_RETURN_IF_ERROR(kv_a_.run(input, num_tokens, own.kv_low.rows()));
+  QUIRE_RETURN_IF_ERROR(q_.run(q_a_ ? own_->q_low_normed.rows() : input, num_tokens, own_->query.rows()));
+  QUIRE_RETURN_IF_ERROR(kv_a_.run(input, num_tokens, own_->kv_low.rows()));
   for (std::int64_t token = 0; token < num_tokens; ++token) {
-    const float* low = own.kv_low.rows().row<float>(token);
-    std::copy(low, low + shape_.kv_rank, own.latent.rows().row<float>(token));
+    const float* low = own_->kv_low.rows().row<float>(token);
+    std::copy(low, low + shape_.kv_rank, own_->latent.rows().row<float>(token));
   }
-  apply_norm(kv_norm_, own.latent.rows(), num_tokens, own.latent_normed.rows());
-  return kv_b_.run(own.latent_normed.rows(), num_tokens, own.kv.rows());
+  apply_norm(kv_norm_, own_->latent.rows(), num_tokens, own_->latent_normed.rows());
+  return kv_b_.run(own_->latent_normed.rows(), num_tokens, own_->kv.rows());
 }
 
-void MlaBlock::assemble_keys(const MlaBuffers& own, std::int64_t num_tokens) const {
-  const Rows keys = own.key.rows();
-  const Rows kv = own.kv.rows();
+void MlaBlock::assemble_keys(std::int64_t num_tokens) const {
+  const Rows keys = own_->key.rows();
+  const Rows kv = own_->kv.rows();
   const auto nope_bytes = static_cast<std::size_t>(shape_.nope * dtype_bytes(kv.dtype));
   for (std::int64_t token = 0; token < num_tokens; ++token) {
-    const float* rotated = own.kv_low.rows().row<float>(token) + shape_.kv_rank;
+    const float* rotated = own_->kv_low.rows().row<float>(token) + shape_.kv_rank;
     const auto* rest = static_cast<const std::byte*>(kv.from(token).data);
     for (std::int64_t head = 0; head < shape_.num_heads; ++head, rest += nope_bytes) {
       const std::int64_t first = token * keys.width + head * shape_.key();
@@ -181,39 +185,26 @@ void MlaBlock::assemble_keys(const MlaBuffers& own, std::int64_t num_tokens) con
   }
 }
 
-Status MlaBlock::run(PagedAttention& attention, const Buffers& buffers, const MlaBuffers& own, std::int64_t num_tokens,
-                     const RopeTable& rope) const {
-  QUIRE_RETURN_IF_ERROR(project(buffers, own, num_tokens));
-  assemble_keys(own, num_tokens);
+Status MlaBlock::run(PagedAttention& attention, const Buffers& buffers, std::int64_t num_tokens,
+                     RopeTable* rope) const {
+  QUIRE_RETURN_IF_ERROR(project(buffers, num_tokens));
+  assemble_keys(num_tokens);
   const std::int64_t values = static_cast<std::int64_t>(shape_.num_heads) * shape_.nope;
   AttentionCall call;
-  call.query = own.query.rows().heads(num_tokens, 0, shape_.num_heads, shape_.key());
-  call.key = own.key.rows().heads(num_tokens, 0, shape_.num_heads, shape_.key());
-  call.value = own.kv.rows().heads(num_tokens, values, shape_.num_heads, shape_.value);
+  call.query = own_->query.rows().heads(num_tokens, 0, shape_.num_heads, shape_.key());
+  call.key = own_->key.rows().heads(num_tokens, 0, shape_.num_heads, shape_.key());
+  call.value = own_->kv.rows().heads(num_tokens, values, shape_.num_heads, shape_.value);
   call.output = buffers.heads.rows().heads(num_tokens, 0, shape_.num_heads, shape_.value);
-  call.rope = &rope;
+  call.rope = rope;
   QUIRE_RETURN_IF_ERROR(attention.run(layer_, call));
   return out_.run(buffers.heads.rows(), num_tokens, buffers.update.rows());
 }
 
-class DeepseekV2 final : public DecoderModel {
+class DeepseekV2 final : public PreNormDecoder<MlaBlock> {
  public:
   explicit DeepseekV2(const LoadContext& context)
-      : DecoderModel(context, attention_options(context, "TRITON_ATTN_DIFFKV")) {}
+      : PreNormDecoder(context, attention_options(context, "TRITON_ATTN_DIFFKV")) {}
   Status load(LoadContext& context);
-
- private:
-  struct Layer {
-    Norm input_norm;
-    MlaBlock attention;
-    Norm mlp_norm;
-    GatedMlp mlp;
-  };
-  Status run_layer(std::int32_t index, std::int64_t num_tokens) override;
-
-  RopeTable rope_;
-  MlaBuffers mla_buffers_;
-  std::vector<Layer> layers_;
 };
 
 // Layers from first_k_dense_replace on are mixtures of experts, which this file does not have.
@@ -255,38 +246,25 @@ Status DeepseekV2::load(LoadContext& context) {
   QUIRE_ASSIGN_OR_RETURN(
       rope_, make_rope_table(config,
                              {.head_size = mla.rope, .num_positions = info_.max_model_len, .style = RopeStyle::kGptj}));
-  const auto scale = static_cast<float>(rope_.logit_factor / std::sqrt(static_cast<double>(mla.key())));
-  const Norm norm{.eps = shape.norm_eps};
+  const auto scale = static_cast<float>(rope_->logit_factor / std::sqrt(static_cast<double>(mla.key())));
+  const auto own = make_mla_buffers(mla, options_.max_tokens, context.compute);
   for (std::int32_t i = 0; i < info_.num_layers; ++i) {
     const std::string prefix = "layers." + std::to_string(i) + ".";
-    QUIRE_ASSIGN_OR_RETURN(Norm input_norm, load_norm(context, prefix + "input_layernorm", shape.hidden, norm));
-    QUIRE_ASSIGN_OR_RETURN(Norm mlp_norm, load_norm(context, prefix + "post_attention_layernorm", shape.hidden, norm));
-    QUIRE_ASSIGN_OR_RETURN(MlaBlock attention, MlaBlock::load(context, mla, prefix + "self_attn."));
+    QUIRE_ASSIGN_OR_RETURN(MlaBlock attention, MlaBlock::load(context, mla, prefix + "self_attn.", own));
     QUIRE_RETURN_IF_ERROR(attention.add_to(attention_, scale));
     QUIRE_ASSIGN_OR_RETURN(GatedMlp mlp, GatedMlp::load(context, {.prefix = prefix + "mlp.",
                                                                   .hidden = shape.hidden,
                                                                   .intermediate = shape.intermediate,
                                                                   .activation = activation}));
-    layers_.push_back({std::move(input_norm), std::move(attention), std::move(mlp_norm), std::move(mlp)});
+    QUIRE_RETURN_IF_ERROR(
+        add_layer(context, prefix, {.kind = {.eps = shape.norm_eps}}, {std::move(attention), std::move(mlp)}));
   }
   buffers_ = make_buffers({.hidden = shape.hidden,
                            .heads = static_cast<std::int64_t>(mla.num_heads) * mla.value,
                            .wide = 2 * static_cast<std::int64_t>(shape.intermediate),
                            .middle = shape.intermediate},
                           options_.max_tokens, context.compute);
-  mla_buffers_ = make_mla_buffers(mla, options_.max_tokens, context.compute);
-  return load_ends(context, {.embedding = "embed_tokens.weight",
-                             .head = shape.tied ? "" : "lm_head.weight",
-                             .final_norm = "norm",
-                             .norm = norm});
-}
-
-Status DeepseekV2::run_layer(std::int32_t index, std::int64_t num_tokens) {
-  const Layer& layer = layers_[static_cast<std::size_t>(index)];
-  QUIRE_RETURN_IF_ERROR(add_block(layer.input_norm, num_tokens, [&] {
-    return layer.attention.run(attention_, buffers_, mla_buffers_, num_tokens, rope_);
-  }));
-  return add_block(layer.mlp_norm, num_tokens, [&] { return layer.mlp.run(buffers_, num_tokens); });
+  return load_ends(context, standard_ends(shape));
 }
 
 // What only the mixture layers read.

@@ -7,27 +7,16 @@
 
 #include "models/blocks.h"
 #include "models/family.h"
+#include "models/pre_norm_decoder.h"
 
 namespace quire {
 namespace {
 
-class DiffLlama final : public DecoderModel {
+class DiffLlama final : public PreNormDecoder<> {
  public:
   explicit DiffLlama(const LoadContext& context)
-      : DecoderModel(context, attention_options(context, "DIFFERENTIAL_FLASH_ATTN")) {}
+      : PreNormDecoder(context, attention_options(context, "DIFFERENTIAL_FLASH_ATTN")) {}
   Status load(LoadContext& context);
-
- private:
-  struct Layer {
-    Norm input_norm;
-    AttentionBlock attention;
-    Norm mlp_norm;
-    GatedMlp mlp;
-  };
-  Status run_layer(std::int32_t index, std::int64_t num_tokens) override;
-
-  RopeTable rope_;
-  std::vector<Layer> layers_;
 };
 
 // Appends the outputs of `num_heads` heads that start at `first` so that heads i and i + num_heads / 2 are neighbours.
@@ -81,34 +70,16 @@ Status DiffLlama::load(LoadContext& context) {
   QUIRE_ASSIGN_OR_RETURN(const bool bias, config.flag_or("attention_bias", false));
   QUIRE_ASSIGN_OR_RETURN(rope_,
                          make_rope_table(config, {.head_size = shape.head_size, .num_positions = info_.max_model_len}));
-  const Norm norm{.eps = shape.norm_eps};
-  for (std::int32_t i = 0; i < info_.num_layers; ++i) {
-    const std::string prefix = "layers." + std::to_string(i) + ".";
-    AttentionBlockSpec block = standard_attention_block(shape, prefix + "self_attn.");
-    QUIRE_ASSIGN_OR_RETURN(block.attention.differential, load_differential(context, shape, i));
-    block.outputs = paired_outputs(shape);
-    block.qkv_bias = block.o_bias = bias ? HasBias::kYes : HasBias::kNo;
-    QUIRE_ASSIGN_OR_RETURN(Norm input_norm, load_norm(context, prefix + "input_layernorm", shape.hidden, norm));
-    QUIRE_ASSIGN_OR_RETURN(Norm mlp_norm, load_norm(context, prefix + "post_attention_layernorm", shape.hidden, norm));
-    QUIRE_ASSIGN_OR_RETURN(AttentionBlock attention, AttentionBlock::load(context, attention_, block));
-    QUIRE_ASSIGN_OR_RETURN(GatedMlp mlp, GatedMlp::load(context, {.prefix = prefix + "mlp.",
-                                                                  .hidden = shape.hidden,
-                                                                  .intermediate = shape.intermediate,
-                                                                  .activation = activation}));
-    layers_.push_back({std::move(input_norm), std::move(attention), std::move(mlp_norm), std::move(mlp)});
-  }
-  buffers_ = make_buffers(standard_widths(shape), options_.max_tokens, context.compute);
-  return load_ends(context, {.embedding = "embed_tokens.weight",
-                             .head = shape.tied ? "" : "lm_head.weight",
-                             .final_norm = "norm",
-                             .norm = norm});
-}
-
-Status DiffLlama::run_layer(std::int32_t index, std::int64_t num_tokens) {
-  const Layer& layer = layers_[static_cast<std::size_t>(index)];
-  QUIRE_RETURN_IF_ERROR(add_block(layer.input_norm, num_tokens,
-                                  [&] { return layer.attention.run(attention_, buffers_, num_tokens, &rope_); }));
-  return add_block(layer.mlp_norm, num_tokens, [&] { return layer.mlp.run(buffers_, num_tokens); });
+  return load_standard(context, shape,
+                       [&](std::int32_t i, const std::string& prefix, AttentionBlockSpec& block) -> Result<GatedMlp> {
+                         QUIRE_ASSIGN_OR_RETURN(block.attention.differential, load_differential(context, shape, i));
+                         block.outputs = paired_outputs(shape);
+                         block.qkv_bias = block.o_bias = bias ? HasBias::kYes : HasBias::kNo;
+                         return GatedMlp::load(context, {.prefix = prefix + "mlp.",
+                                                         .hidden = shape.hidden,
+                                                         .intermediate = shape.intermediate,
+                                                         .activation = activation});
+                       });
 }
 
 }  // namespace

@@ -5,12 +5,14 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <memory>
 #include <numeric>
 #include <utility>
 
 #include "core/convert.h"
 #include "models/blocks.h"
 #include "models/family.h"
+#include "models/pre_norm_decoder.h"
 
 namespace quire {
 namespace {
@@ -39,23 +41,25 @@ struct ExpertBuffers {
 
 class Experts {
  public:
-  static Result<Experts> load(const LoadContext& context, const std::string& prefix, const ExpertShape& shape);
+  static Result<Experts> load(const LoadContext& context, const std::string& prefix, const ExpertShape& shape,
+                              std::shared_ptr<ExpertBuffers> buffers);
   // update = the weighted sum of the experts' results.
-  Status run(const Buffers& buffers, ExpertBuffers& own, std::int64_t num_tokens) const;
+  Status run(const Buffers& buffers, std::int64_t num_tokens) const;
 
  private:
   struct Expert {
     Linear gate_up;
     Linear down;
   };
-  Experts(const ExpertShape& shape, Linear router) : shape_(shape), router_(std::move(router)) {}
+  Experts(const ExpertShape& shape, Linear router, std::shared_ptr<ExpertBuffers> buffers)
+      : shape_(shape), router_(std::move(router)), own_(std::move(buffers)) {}
   void choose(const Rows& scores, std::int64_t num_tokens, std::vector<std::vector<Share>>& shares) const;
-  Status run_expert(const Expert& expert, const Buffers& buffers, ExpertBuffers& own,
-                    const std::vector<Share>& shares) const;
+  Status run_expert(const Expert& expert, const Buffers& buffers, const std::vector<Share>& shares) const;
 
   ExpertShape shape_;
   Linear router_;
   std::vector<Expert> experts_;
+  std::shared_ptr<ExpertBuffers> own_;  // of all layers
 };
 
 // Expert `index` of a stack of matrices [experts, in, out] with biases [experts, out].
@@ -82,11 +86,12 @@ Result<Linear> load_stacked(const LoadContext& context, const StackedMatrix& mat
   return linear;
 }
 
-Result<Experts> Experts::load(const LoadContext& context, const std::string& prefix, const ExpertShape& shape) {
+Result<Experts> Experts::load(const LoadContext& context, const std::string& prefix, const ExpertShape& shape,
+                              std::shared_ptr<ExpertBuffers> buffers) {
   QUIRE_ASSIGN_OR_RETURN(Linear router, load_linear(context, {.parts = {{prefix + "router", shape.num_experts}},
                                                               .in = shape.hidden,
                                                               .bias = HasBias::kYes}));
-  Experts out(shape, std::move(router));
+  Experts out(shape, std::move(router), std::move(buffers));
   // Gate and up alternate in the checkpoint; here all of the gate comes first.
   std::vector<std::int64_t> halves;
   for (const std::int64_t first : {0, 1}) {
@@ -135,11 +140,10 @@ void activate(const Rows& wide, std::int64_t num_rows, float limit, const Rows& 
   }
 }
 
-Status Experts::run_expert(const Expert& expert, const Buffers& buffers, ExpertBuffers& own,
-                           const std::vector<Share>& shares) const {
+Status Experts::run_expert(const Expert& expert, const Buffers& buffers, const std::vector<Share>& shares) const {
   const auto num_rows = static_cast<std::int64_t>(shares.size());
   const Rows from = buffers.normed.rows();
-  const Rows gathered = own.gathered.rows();
+  const Rows gathered = own_->gathered.rows();
   const auto row_bytes = static_cast<std::size_t>(from.width * dtype_bytes(from.dtype));
   for (std::int64_t row = 0; row < num_rows; ++row) {
     const auto* source = static_cast<const std::byte*>(from.from(shares[static_cast<std::size_t>(row)].token).data);
@@ -147,44 +151,31 @@ Status Experts::run_expert(const Expert& expert, const Buffers& buffers, ExpertB
   }
   QUIRE_RETURN_IF_ERROR(expert.gate_up.run(gathered, num_rows, buffers.wide.rows()));
   activate(buffers.wide.rows(), num_rows, shape_.limit, buffers.middle.rows());
-  QUIRE_RETURN_IF_ERROR(expert.down.run(buffers.middle.rows(), num_rows, own.result.rows()));
+  QUIRE_RETURN_IF_ERROR(expert.down.run(buffers.middle.rows(), num_rows, own_->result.rows()));
   for (std::int64_t row = 0; row < num_rows; ++row) {
     const Share& share = shares[static_cast<std::size_t>(row)];
-    const float* result = own.result.rows().row<float>(row);
+    const float* result = own_->result.rows().row<float>(row);
     float* update = buffers.update.rows().row<float>(share.token);
     for (std::int64_t i = 0; i < shape_.hidden; ++i) update[i] += share.weight * result[i];
   }
   return {};
 }
 
-Status Experts::run(const Buffers& buffers, ExpertBuffers& own, std::int64_t num_tokens) const {
-  QUIRE_RETURN_IF_ERROR(router_.run(buffers.normed.rows(), num_tokens, own.router.rows()));
-  choose(own.router.rows(), num_tokens, own.shares);
+Status Experts::run(const Buffers& buffers, std::int64_t num_tokens) const {
+  QUIRE_RETURN_IF_ERROR(router_.run(buffers.normed.rows(), num_tokens, own_->router.rows()));
+  choose(own_->router.rows(), num_tokens, own_->shares);
   std::fill_n(buffers.update.floats(), num_tokens * shape_.hidden, 0.0f);
   for (std::size_t i = 0; i < experts_.size(); ++i) {
-    if (own.shares[i].empty()) continue;
-    QUIRE_RETURN_IF_ERROR(run_expert(experts_[i], buffers, own, own.shares[i]));
+    if (own_->shares[i].empty()) continue;
+    QUIRE_RETURN_IF_ERROR(run_expert(experts_[i], buffers, own_->shares[i]));
   }
   return {};
 }
 
-class GptOss final : public DecoderModel {
+class GptOss final : public PreNormDecoder<AttentionBlock, Experts> {
  public:
-  explicit GptOss(const LoadContext& context) : DecoderModel(context, attention_options(context)) {}
+  explicit GptOss(const LoadContext& context) : PreNormDecoder(context, attention_options(context)) {}
   Status load(LoadContext& context);
-
- private:
-  struct Layer {
-    Norm input_norm;
-    AttentionBlock attention;
-    Norm mlp_norm;
-    Experts experts;
-  };
-  Status run_layer(std::int32_t index, std::int64_t num_tokens) override;
-
-  RopeTable rope_;
-  std::vector<Layer> layers_;
-  ExpertBuffers expert_buffers_;
 };
 
 Result<ExpertShape> read_expert_shape(const HfConfig& config, const DecoderShape& shape) {
@@ -203,12 +194,12 @@ Result<ExpertShape> read_expert_shape(const HfConfig& config, const DecoderShape
   return out;
 }
 
-ExpertBuffers make_expert_buffers(const ExpertShape& shape, std::int64_t rows, DType compute) {
-  ExpertBuffers out;
-  out.router = RowBuffer(rows, shape.num_experts, DType::kFloat32);
-  out.gathered = RowBuffer(rows, shape.hidden, compute);
-  out.result = RowBuffer(rows, shape.hidden, DType::kFloat32);
-  out.shares.resize(static_cast<std::size_t>(shape.num_experts));
+std::shared_ptr<ExpertBuffers> make_expert_buffers(const ExpertShape& shape, std::int64_t rows, DType compute) {
+  auto out = std::make_shared<ExpertBuffers>();
+  out->router = RowBuffer(rows, shape.num_experts, DType::kFloat32);
+  out->gathered = RowBuffer(rows, shape.hidden, compute);
+  out->result = RowBuffer(rows, shape.hidden, DType::kFloat32);
+  out->shares.resize(static_cast<std::size_t>(shape.num_experts));
   return out;
 }
 
@@ -222,34 +213,15 @@ Status GptOss::load(LoadContext& context) {
   QUIRE_ASSIGN_OR_RETURN(rope_, make_rope_table(config, {.head_size = shape.head_size,
                                                          .num_positions = info_.max_model_len,
                                                          .default_theta = 150000.0}));
-  const Norm norm{.eps = shape.norm_eps};
-  for (std::int32_t i = 0; i < info_.num_layers; ++i) {
-    const std::string prefix = "layers." + std::to_string(i) + ".";
-    AttentionBlockSpec block = standard_attention_block(shape, prefix + "self_attn.");
-    block.attention.sliding_window = windows[static_cast<std::size_t>(i)];
-    block.qkv_bias = block.o_bias = bias ? HasBias::kYes : HasBias::kNo;
-    QUIRE_ASSIGN_OR_RETURN(block.attention.sinks,
-                           context.checkpoint.floats(prefix + "self_attn.sinks", {shape.num_heads}));
-    QUIRE_ASSIGN_OR_RETURN(Norm input_norm, load_norm(context, prefix + "input_layernorm", shape.hidden, norm));
-    QUIRE_ASSIGN_OR_RETURN(Norm mlp_norm, load_norm(context, prefix + "post_attention_layernorm", shape.hidden, norm));
-    QUIRE_ASSIGN_OR_RETURN(AttentionBlock attention, AttentionBlock::load(context, attention_, block));
-    QUIRE_ASSIGN_OR_RETURN(Experts mixture, Experts::load(context, prefix + "mlp.", experts));
-    layers_.push_back({std::move(input_norm), std::move(attention), std::move(mlp_norm), std::move(mixture)});
-  }
-  buffers_ = make_buffers(standard_widths(shape), options_.max_tokens, context.compute);
-  expert_buffers_ = make_expert_buffers(experts, options_.max_tokens, context.compute);
-  return load_ends(context, {.embedding = "embed_tokens.weight",
-                             .head = shape.tied ? "" : "lm_head.weight",
-                             .final_norm = "norm",
-                             .norm = norm});
-}
-
-Status GptOss::run_layer(std::int32_t index, std::int64_t num_tokens) {
-  const Layer& layer = layers_[static_cast<std::size_t>(index)];
-  QUIRE_RETURN_IF_ERROR(add_block(layer.input_norm, num_tokens,
-                                  [&] { return layer.attention.run(attention_, buffers_, num_tokens, &rope_); }));
-  return add_block(layer.mlp_norm, num_tokens,
-                   [&] { return layer.experts.run(buffers_, expert_buffers_, num_tokens); });
+  const auto buffers = make_expert_buffers(experts, options_.max_tokens, context.compute);
+  return load_standard(
+      context, shape, [&](std::int32_t i, const std::string& prefix, AttentionBlockSpec& block) -> Result<Experts> {
+        block.attention.sliding_window = windows[static_cast<std::size_t>(i)];
+        block.qkv_bias = block.o_bias = bias ? HasBias::kYes : HasBias::kNo;
+        QUIRE_ASSIGN_OR_RETURN(block.attention.sinks,
+                               context.checkpoint.floats(prefix + "self_attn.sinks", {shape.num_heads}));
+        return Experts::load(context, prefix + "mlp.", experts, buffers);
+      });
 }
 
 constexpr std::array<std::string_view, 1> kGptOssHarmlessKeys = {"initial_context_length"};

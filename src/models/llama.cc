@@ -6,26 +6,15 @@
 
 #include "models/blocks.h"
 #include "models/family.h"
+#include "models/pre_norm_decoder.h"
 
 namespace quire {
 namespace {
 
-class Llama final : public DecoderModel {
+class Llama final : public PreNormDecoder<> {
  public:
-  explicit Llama(const LoadContext& context) : DecoderModel(context, attention_options(context)) {}
+  explicit Llama(const LoadContext& context) : PreNormDecoder(context, attention_options(context)) {}
   Status load(LoadContext& context);
-
- private:
-  struct Layer {
-    Norm input_norm;
-    AttentionBlock attention;
-    Norm mlp_norm;
-    GatedMlp mlp;
-  };
-  Status run_layer(std::int32_t index, std::int64_t num_tokens) override;
-
-  RopeTable rope_;
-  std::vector<Layer> layers_;
 };
 
 // What the architectures of the family do differently.
@@ -60,39 +49,21 @@ Status Llama::load(LoadContext& context) {
   QUIRE_ASSIGN_OR_RETURN(const Activation activation, read_activation(config, "hidden_act", "silu"));
   QUIRE_ASSIGN_OR_RETURN(rope_,
                          make_rope_table(config, {.head_size = shape.head_size, .num_positions = info_.max_model_len}));
-  const Norm norm{.eps = shape.norm_eps};
-  for (std::int32_t i = 0; i < info_.num_layers; ++i) {
-    const std::string prefix = "layers." + std::to_string(i) + ".";
-    AttentionBlockSpec block = standard_attention_block(shape, prefix + "self_attn.");
-    block.attention.sliding_window = windows[static_cast<std::size_t>(i)];
-    block.qkv_bias = traits.qkv_bias;
-    block.o_bias = traits.o_bias;
-    if (traits.head_norm) {
-      block.q_norm = prefix + "self_attn.q_norm";
-      block.k_norm = prefix + "self_attn.k_norm";
-    }
-    QUIRE_ASSIGN_OR_RETURN(Norm input_norm, load_norm(context, prefix + "input_layernorm", shape.hidden, norm));
-    QUIRE_ASSIGN_OR_RETURN(Norm mlp_norm, load_norm(context, prefix + "post_attention_layernorm", shape.hidden, norm));
-    QUIRE_ASSIGN_OR_RETURN(AttentionBlock attention, AttentionBlock::load(context, attention_, block));
-    QUIRE_ASSIGN_OR_RETURN(GatedMlp mlp, GatedMlp::load(context, {.prefix = prefix + "mlp.",
-                                                                  .hidden = shape.hidden,
-                                                                  .intermediate = shape.intermediate,
-                                                                  .activation = activation,
-                                                                  .bias = traits.mlp_bias}));
-    layers_.push_back({std::move(input_norm), std::move(attention), std::move(mlp_norm), std::move(mlp)});
-  }
-  buffers_ = make_buffers(standard_widths(shape), options_.max_tokens, context.compute);
-  return load_ends(context, {.embedding = "embed_tokens.weight",
-                             .head = shape.tied ? "" : "lm_head.weight",
-                             .final_norm = "norm",
-                             .norm = norm});
-}
-
-Status Llama::run_layer(std::int32_t index, std::int64_t num_tokens) {
-  const Layer& layer = layers_[static_cast<std::size_t>(index)];
-  QUIRE_RETURN_IF_ERROR(add_block(layer.input_norm, num_tokens,
-                                  [&] { return layer.attention.run(attention_, buffers_, num_tokens, &rope_); }));
-  return add_block(layer.mlp_norm, num_tokens, [&] { return layer.mlp.run(buffers_, num_tokens); });
+  return load_standard(context, shape,
+                       [&](std::int32_t i, const std::string& prefix, AttentionBlockSpec& block) -> Result<GatedMlp> {
+                         block.attention.sliding_window = windows[static_cast<std::size_t>(i)];
+                         block.qkv_bias = traits.qkv_bias;
+                         block.o_bias = traits.o_bias;
+                         if (traits.head_norm) {
+                           block.q_norm = prefix + "self_attn.q_norm";
+                           block.k_norm = prefix + "self_attn.k_norm";
+                         }
+                         return GatedMlp::load(context, {.prefix = prefix + "mlp.",
+                                                         .hidden = shape.hidden,
+                                                         .intermediate = shape.intermediate,
+                                                         .activation = activation,
+                                                         .bias = traits.mlp_bias});
+                       });
 }
 
 }  // namespace

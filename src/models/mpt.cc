@@ -8,25 +8,15 @@
 #include "models/alibi.h"
 #include "models/blocks.h"
 #include "models/family.h"
+#include "models/pre_norm_decoder.h"
 
 namespace quire {
 namespace {
 
-class Mpt final : public DecoderModel {
+class Mpt final : public PreNormDecoder<AttentionBlock, PlainMlp> {
  public:
-  explicit Mpt(const LoadContext& context) : DecoderModel(context, attention_options(context)) {}
+  explicit Mpt(const LoadContext& context) : PreNormDecoder(context, attention_options(context)) {}
   Status load(LoadContext& context);
-
- private:
-  struct Layer {
-    Norm input_norm;
-    AttentionBlock attention;
-    Norm mlp_norm;
-    PlainMlp mlp;
-  };
-  Status run_layer(std::int32_t index, std::int64_t num_tokens) override;
-
-  std::vector<Layer> layers_;
 };
 
 struct MptShape {
@@ -103,14 +93,14 @@ Status Mpt::load(LoadContext& context) {
   const Norm norm{.kind = NormKind::kLayer, .eps = shape.norm_eps};
   for (std::int32_t i = 0; i < info_.num_layers; ++i) {
     const std::string prefix = "blocks." + std::to_string(i) + ".";
-    QUIRE_ASSIGN_OR_RETURN(Norm input_norm, load_norm(context, prefix + "norm_1", shape.hidden, norm));
     QUIRE_ASSIGN_OR_RETURN(AttentionBlock attention, load_attention(context, attention_, shape, prefix + "attn."));
-    QUIRE_ASSIGN_OR_RETURN(Norm mlp_norm, load_norm(context, prefix + "norm_2", shape.hidden, norm));
     QUIRE_ASSIGN_OR_RETURN(PlainMlp mlp, PlainMlp::load(context, {.up = prefix + "ffn.up_proj",
                                                                   .down = prefix + "ffn.down_proj",
                                                                   .hidden = shape.hidden,
                                                                   .intermediate = shape.intermediate}));
-    layers_.push_back({std::move(input_norm), std::move(attention), std::move(mlp_norm), std::move(mlp)});
+    QUIRE_RETURN_IF_ERROR(add_layer(context, prefix,
+                                    {.before_attention = "norm_1", .before_mlp = "norm_2", .kind = norm},
+                                    {std::move(attention), std::move(mlp)}));
   }
   const std::int64_t hidden = shape.hidden;
   buffers_ = make_buffers(
@@ -119,13 +109,6 @@ Status Mpt::load(LoadContext& context) {
   return load_ends(
       context,
       {.embedding = "wte.weight", .head = shape.tied ? "" : "lm_head.weight", .final_norm = "norm_f", .norm = norm});
-}
-
-Status Mpt::run_layer(std::int32_t index, std::int64_t num_tokens) {
-  const Layer& layer = layers_[static_cast<std::size_t>(index)];
-  QUIRE_RETURN_IF_ERROR(add_block(layer.input_norm, num_tokens,
-                                  [&] { return layer.attention.run(attention_, buffers_, num_tokens, nullptr); }));
-  return add_block(layer.mlp_norm, num_tokens, [&] { return layer.mlp.run(buffers_, num_tokens); });
 }
 
 // What transformers does not look at either.

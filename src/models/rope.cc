@@ -150,9 +150,25 @@ TensorView RopeTable::view() const {
   out.data = const_cast<float*>(cos_sin.data());
   out.dtype = DType::kFloat32;
   out.rank = 2;
-  out.shape = {num_positions, rotary_dim};
+  out.shape = {static_cast<std::int64_t>(cos_sin.size()) / rotary_dim, rotary_dim};
   out.strides = {rotary_dim, 1};
   return out;
+}
+
+void RopeTable::cover(std::int64_t positions) {
+  const auto dim = static_cast<std::size_t>(rotary_dim);
+  const std::int64_t made = view().size(0);
+  if (std::min(positions, num_positions) <= made) return;
+  const std::int64_t wanted = std::min(std::max({positions, 2 * made, std::int64_t{256}}), num_positions);
+  cos_sin.resize(static_cast<std::size_t>(wanted) * dim);
+  for (std::int64_t position = made; position < wanted; ++position) {
+    float* row = cos_sin.data() + static_cast<std::size_t>(position) * dim;
+    for (std::size_t i = 0; i < dim / 2; ++i) {
+      const float angle = static_cast<float>(position) * inverse[i];
+      row[i] = std::cos(angle) * factor;
+      row[dim / 2 + i] = std::sin(angle) * factor;
+    }
+  }
 }
 
 Result<RopeTable> make_rope_table(const HfConfig& config, const RopeShape& shape) {
@@ -169,20 +185,11 @@ Result<RopeTable> make_rope_table(const HfConfig& config, const RopeShape& shape
                               " positions of a rotary table, got " + std::to_string(shape.num_positions) +
                               " (max_model_len makes it shorter)");
   }
-  QUIRE_ASSIGN_OR_RETURN(const Frequencies found, frequencies(config, rope, table.rotary_dim, shape.num_positions));
+  QUIRE_ASSIGN_OR_RETURN(Frequencies found, frequencies(config, rope, table.rotary_dim, shape.num_positions));
   if (rope.scaling) QUIRE_RETURN_IF_ERROR(rope.scaling->check_all_read());
   table.logit_factor = found.logit_factor;
-  const auto dim = static_cast<std::size_t>(table.rotary_dim);
-  table.cos_sin.resize(static_cast<std::size_t>(shape.num_positions) * dim);
-  const auto factor = static_cast<float>(found.attention_factor);
-  for (std::int64_t position = 0; position < shape.num_positions; ++position) {
-    float* row = table.cos_sin.data() + static_cast<std::size_t>(position) * dim;
-    for (std::size_t i = 0; i < dim / 2; ++i) {
-      const float angle = static_cast<float>(position) * found.inverse[i];
-      row[i] = std::cos(angle) * factor;
-      row[dim / 2 + i] = std::sin(angle) * factor;
-    }
-  }
+  table.inverse = std::move(found.inverse);
+  table.factor = static_cast<float>(found.attention_factor);
   return table;
 }
 

@@ -1,4 +1,5 @@
-// RopeTable: the cosines and sines of rotary position embedding, with every scaling that checkpoints ask for.
+// RopeTable: the cosines and sines of rotary position embedding, with every scaling that checkpoints ask for. Rows are
+// made when a step first needs them, so that a context of a million tokens costs nothing before it is used.
 #pragma once
 
 #include <cstdint>
@@ -12,13 +13,18 @@
 namespace quire {
 
 struct RopeTable {
-  std::vector<float> cos_sin;  // [num_positions, rotary_dim]: cosines, then sines
+  std::vector<float> inverse;  // frequencies [rotary_dim / 2]
+  float factor = 1.0f;         // of cosines and sines
+  std::vector<float> cos_sin;  // [made positions, rotary_dim]: cosines, then sines
   std::int32_t rotary_dim = 0;
   std::int64_t num_positions = 0;
   RopeStyle style = RopeStyle::kNeox;
   // What a scaling wants of the logits' scale (DeepSeek's yarn): the product of both corrections.
   double logit_factor = 1.0;
 
+  // Makes the rows of positions [0, positions), as far as num_positions goes.
+  void cover(std::int64_t positions);
+  // The rows that were made.
   TensorView view() const;
 };
 
