@@ -2,7 +2,6 @@
 #include <omp.h>
 
 #include <algorithm>
-#include <fstream>
 #include <iostream>
 #include <memory>
 
@@ -17,6 +16,7 @@
 #include "cli/progress.h"
 #include "cli/runtime_options.h"
 #include "cuda/timing.h"
+#include "io/whole_file.h"
 
 namespace quire::cli {
 namespace {
@@ -231,13 +231,6 @@ std::string shape_line(const std::vector<BenchConfig>& configs) {
   return config.sliding_window ? out + ", window " + std::to_string(*config.sliding_window) : out;
 }
 
-Status write_svg(const std::string& path, const std::string& text) {
-  std::ofstream out(path, std::ios::trunc);
-  out << text;
-  out.close();
-  return out ? Status() : not_found(path + ": cannot be written");
-}
-
 Result<int> run_bench(const BenchFlags& options) {
   QUIRE_ASSIGN_OR_RETURN(const Format format, parse_format(options.format));
   QUIRE_ASSIGN_OR_RETURN(const std::vector<NamedBatch> batches, collect_batches(options));
@@ -267,7 +260,7 @@ Result<int> run_bench(const BenchFlags& options) {
     rows[i].roofline = roofline(configs[i % configs.size()], rows[i].work, context.ceilings, rows[i].copy_seconds);
   }
   std::cout << format_report(context, rows, format);
-  if (!options.svg.empty()) QUIRE_RETURN_IF_ERROR(write_svg(options.svg, report_svg(context, rows)));
+  if (!options.svg.empty()) QUIRE_RETURN_IF_ERROR(write_whole_file(options.svg, report_svg(context, rows)));
   const bool failed = std::any_of(rows.begin(), rows.end(), [](const BenchRow& row) {
     return !row.error.empty() || (row.refcheck && !row.refcheck->passed());
   });

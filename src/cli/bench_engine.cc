@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <fstream>
 #include <iostream>
 #include <map>
 #include <thread>
@@ -14,6 +13,7 @@
 #include "cli/json.h"
 #include "cli/progress.h"
 #include "io/trace.h"
+#include "io/whole_file.h"
 
 namespace quire::cli {
 namespace {
@@ -218,10 +218,7 @@ Result<int> run_engine_bench(const EngineBench& bench) {
                  bench.trace.substr(bench.trace.find_last_of('/') + 1);
   print(served, engine->info(), format);
   if (!bench.svg.empty()) {
-    std::ofstream out(bench.svg, std::ios::trunc);
-    out << latency_svg(served);
-    out.close();
-    if (!out) return not_found(bench.svg + ": cannot be written");
+    QUIRE_RETURN_IF_ERROR(write_whole_file(bench.svg, latency_svg(served)));
   }
   return kExitOk;
 }

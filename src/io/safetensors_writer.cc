@@ -1,13 +1,12 @@
 // The safetensors writer.
 #include <algorithm>
-#include <cstdio>
 #include <cstring>
-#include <fstream>
 #include <nlohmann/json.hpp>
 #include <set>
 
 #include "core/checked.h"
 #include "io/safetensors.h"
+#include "io/whole_file.h"
 
 namespace quire {
 namespace {
@@ -99,15 +98,7 @@ Result<std::vector<std::byte>> serialize_safetensors(std::span<const NamedTensor
 Status write_safetensors(const std::string& path, std::span<const NamedTensor> tensors,
                          const std::map<std::string, std::string>& metadata) {
   QUIRE_ASSIGN_OR_RETURN(const std::vector<std::byte> bytes, serialize_safetensors(tensors, metadata));
-  const std::string partial = path + ".partial";
-  std::ofstream out(partial, std::ios::binary | std::ios::trunc);
-  out.write(reinterpret_cast<const char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
-  out.close();
-  if (!out || std::rename(partial.c_str(), path.c_str()) != 0) {
-    std::remove(partial.c_str());
-    return not_found(path + ": cannot be written");
-  }
-  return {};
+  return write_whole_file(path, {reinterpret_cast<const char*>(bytes.data()), bytes.size()});
 }
 
 }  // namespace quire
