@@ -69,6 +69,7 @@ else()
 endif()
 
 quire_glob(quire_engine_sources *.cc src/engine src/models src/io/tokenizer)
+list(REMOVE_ITEM quire_engine_sources ${PROJECT_SOURCE_DIR}/src/models/ops.cc)
 set(QUIRE_HAS_ENGINE OFF)
 if(QUIRE_BUILD_ENGINE AND quire_engine_sources)
   find_package(dnnl CONFIG REQUIRED)
@@ -78,6 +79,13 @@ if(QUIRE_BUILD_ENGINE AND quire_engine_sources)
   add_library(quire_engine ${quire_engine_sources})
   add_library(quire::engine ALIAS quire_engine)
   quire_compile_options(quire_engine)
+  # The models' row operations compute: they have the kernels' flags.
+  add_library(quire_ops OBJECT ${PROJECT_SOURCE_DIR}/src/models/ops.cc)
+  quire_compile_options(quire_ops)
+  target_compile_options(quire_ops PRIVATE ${QUIRE_KERNEL_FLAGS})
+  target_include_directories(quire_ops PRIVATE ${PROJECT_SOURCE_DIR}/include)
+  target_link_libraries(quire_ops PRIVATE OpenMP::OpenMP_CXX)
+  target_sources(quire_engine PRIVATE $<TARGET_OBJECTS:quire_ops>)
   set_target_properties(quire_engine PROPERTIES EXPORT_NAME engine VERSION ${PROJECT_VERSION}
                         SOVERSION ${PROJECT_VERSION_MAJOR})
   target_link_libraries(quire_engine PUBLIC quire

@@ -166,6 +166,13 @@ void run_all(const Context& context, const WorkspaceShape& shape, const Workspac
   const std::int64_t merges = static_cast<std::int64_t>(context.plan.merges.size()) * heads;
   const std::int64_t tokens = context.call.block_rows != nullptr ? context.call.args->num_tokens : 0;
   const int threads = static_cast<int>(std::clamp<std::int64_t>(std::max(items, merges), 1, shape.num_threads));
+  if (threads == 1) {  // a parallel region costs system calls even where it has one thread
+    const ThreadScratch mine(shape, workspace.threads);
+    for (std::int64_t i = 0; i < items; ++i) run_task(context, mine.scratch, i, i + 1 < items ? i + 1 : -1);
+    for (std::int64_t i = 0; i < merges; ++i) run_merge(context, mine.scratch, i);
+    for (std::int64_t token = 0; token < tokens; ++token) context.kernels.quantize_blocks(context.call, token);
+    return;
+  }
   std::atomic<std::int64_t> taken{0};
 #pragma omp parallel num_threads(threads)
   {

@@ -82,7 +82,8 @@ Status Speculator::catch_up(std::span<Growing> growing) {
   return {};
 }
 
-// One more level for all trees: their rows run again from the root on, since each row must see its ancestors' keys.
+// One more level for all trees. Rows that follow each other are ordinary decoding: only the last one is new. Rows of a
+// branching tree run again from the root on, since each must see its own ancestors' keys.
 Status Speculator::grow_level(std::span<Growing* const> growing) {
   for (std::size_t begin = 0; begin < growing.size();) {
     std::vector<SequenceRows> rows;
@@ -98,12 +99,13 @@ Status Speculator::grow_level(std::span<Growing* const> growing) {
       const RequestState& state = *growing[end]->scheduled->state;
       QUIRE_ASSIGN_OR_RETURN(TokenTree tree, TokenTree::from_parents(growth.row_parents()));
       trees.push_back(std::move(tree));
-      const bool chain = is_chain(*state.request.tree);
-      rows.push_back({.tokens = growth.row_tokens(),
-                      .context_len = static_cast<std::int32_t>(state.tokens.size()) - 1,
+      const bool chain = is_chain(trees.back());
+      const std::int32_t known = chain ? count - growth.num_new_rows() : 0;
+      rows.push_back({.tokens = std::span(growth.row_tokens()).subspan(static_cast<std::size_t>(known)),
+                      .context_len = static_cast<std::int32_t>(state.tokens.size()) - 1 + known,
                       .blocks = state.blocks,
                       .tree = chain ? nullptr : &trees.back(),
-                      .first_output = count - growth.num_new_rows()});
+                      .first_output = count - growth.num_new_rows() - known});
     }
     if (end == begin) return internal_error("tree: want a tree that fits max_num_batched_tokens");
     QUIRE_RETURN_IF_ERROR(draft_->run(rows));

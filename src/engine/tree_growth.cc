@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "engine/sampler.h"
+#include "models/ops.h"
 
 namespace quire {
 namespace {
@@ -65,12 +66,13 @@ Status check_policy(const TreePolicy& policy, std::int32_t max_rows) {
   return {};
 }
 
+bool is_chain(const TokenTree& tree) {
+  const std::vector<std::int32_t>& counts = tree.depth_counts();
+  return std::all_of(counts.begin(), counts.end(), [](std::int32_t count) { return count == 1; });
+}
+
 bool is_chain(const TreePolicy& policy) {
-  if (!policy.choices) return policy.beam == 1 && policy.branch == 1;
-  for (const std::int32_t count : policy.choices->depth_counts()) {
-    if (count != 1) return false;
-  }
-  return true;
+  return policy.choices ? is_chain(*policy.choices) : policy.beam == 1 && policy.branch == 1;
 }
 
 std::int32_t DraftTree::child(std::int32_t node, std::int32_t token) const {
@@ -99,8 +101,7 @@ void TreeGrowth::expand_node(std::int32_t index, std::span<const float> logits, 
   const std::vector<std::int32_t> best = largest(logits, wanted.back().first + 1);
   const double scale = temperature > 0.0f ? 1.0 / static_cast<double>(temperature) : 1.0;
   const float top = logits[static_cast<std::size_t>(best.front())];
-  double total = 0.0;
-  for (const float logit : logits) total += std::exp(scale * static_cast<double>(logit - top));
+  const double total = static_cast<double>(exp_sum(logits, top, static_cast<float>(std::min(scale, 1e30))));
   for (const auto& [child, choice] : wanted) {
     if (child >= static_cast<std::int32_t>(best.size())) break;
     const std::int32_t token = best[static_cast<std::size_t>(child)];

@@ -15,7 +15,8 @@ namespace quire {
 std::int32_t max_tree_rows(const TreePolicy& policy);
 // Errors: sizes out of range, more rows than max_rows.
 Status check_policy(const TreePolicy& policy, std::int32_t max_rows);
-// Whether every tree of the policy is a chain, which needs no tree attention.
+// Whether a tree, or every tree of a policy, is a chain, which needs no tree attention.
+bool is_chain(const TokenTree& tree);
 bool is_chain(const TreePolicy& policy);
 
 // A tree with the token of each node; node 0 is the root, the sequence's last token.

@@ -8,11 +8,6 @@
 namespace quire {
 namespace {
 
-bool is_chain_tree(const TokenTree& tree) {
-  const std::vector<std::int32_t>& counts = tree.depth_counts();
-  return std::all_of(counts.begin(), counts.end(), [](std::int32_t count) { return count == 1; });
-}
-
 std::vector<std::int32_t> path_to(const TokenTree& tree, std::int32_t node) {
   std::vector<std::int32_t> path = {node};
   while (node > 0) path.push_back(node = tree.parent(node));
@@ -114,7 +109,7 @@ Status Verification::run(std::span<const ScheduledRequest> step, Trees& trees) {
       rows.push_back(one);
       continue;
     }
-    const bool chain = is_chain_tree(trees[i]->tree);
+    const bool chain = is_chain(trees[i]->tree);
     part.together = chain || how_ == TreeVerification::kTogether;
     if (part.together) {
       one.tokens = trees[i]->tokens;

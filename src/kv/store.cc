@@ -109,10 +109,7 @@ void run_store(const StoreArgs& args, const RopeStoreArgs* rope) {
   const std::int64_t query_width = rope == nullptr ? 0 : std::int64_t{rope->query.num_heads} * rope->query.size;
   const std::int64_t queries = rope == nullptr ? 0 : rope->num_positions;
   const bool parallel = args.num_slots * width + queries * query_width >= kParallelElements;
-#pragma omp parallel if (parallel)
-  {
-    const std::int64_t threads = omp_get_num_threads();
-    const std::int64_t thread = omp_get_thread_num();
+  const auto run_part = [&](std::int64_t thread, std::int64_t threads) {
     for (std::int64_t token = queries * thread / threads; token < queries * (thread + 1) / threads; ++token) {
       rotate_token(*rope, rope->query, args.dtype, token);
     }
@@ -123,7 +120,10 @@ void run_store(const StoreArgs& args, const RopeStoreArgs* rope) {
       store_token(args, args.key, args.cache.key, token, store_one);
       store_token(args, args.value, args.cache.value, token, store_one);
     }
-  }
+  };
+  if (!parallel) return run_part(0, 1);  // a parallel region costs system calls even where it has one thread
+#pragma omp parallel
+  run_part(omp_get_thread_num(), omp_get_num_threads());
 }
 
 Status check_on_cpu(const StoreArgs& args) {

@@ -7,6 +7,7 @@
 #include <map>
 #include <oneapi/dnnl/dnnl.hpp>
 #include <string>
+#include <unordered_map>
 #include <utility>
 
 #include "core/checked.h"
@@ -29,8 +30,8 @@ dnnl::engine& cpu() {
 
 Type type_of(DType dtype) { return dtype == DType::kBFloat16 ? Type::bf16 : Type::f32; }
 
-// A call with fewer products than this runs on one thread: waking others takes longer.
-constexpr std::int64_t kSerialGemmProducts = std::int64_t{3} << 18;
+// A call with fewer products than this, some 60 us, runs on one thread: waking others takes almost as long.
+constexpr std::int64_t kSerialGemmProducts = std::int64_t{3} << 21;
 
 Status dnnl_error(const dnnl::error& error) { return internal_error(std::string("oneDNN: ") + error.what()); }
 
@@ -46,8 +47,15 @@ struct Linear::State {
   dnnl::memory weights;
   dnnl::memory bias;
   dnnl::stream stream{cpu()};
+  // A primitive with its arguments, of which a call changes only where the rows are.
+  struct Call {
+    dnnl::matmul primitive;
+    dnnl::memory from;
+    dnnl::memory to;
+    std::unordered_map<int, dnnl::memory> arguments;
+  };
   // By rows of a call and the type of its output.
-  std::map<std::pair<std::int64_t, DType>, dnnl::matmul> calls;
+  std::map<std::pair<std::int64_t, DType>, Call> calls;
 
   dnnl::matmul::primitive_desc describe(std::int64_t rows, DType to, const dnnl::memory::desc& weights_desc) const {
     const dnnl::memory::desc x({rows, in}, type_of(compute), Tag::ab);
@@ -56,13 +64,20 @@ struct Linear::State {
     return {dnnl::matmul::desc(x, weights_desc, bias.get_desc(), y), cpu()};
   }
 
-  const dnnl::matmul& call(std::int64_t rows, DType to) {
+  Call& call(std::int64_t rows, DType to) {
     const auto key = std::pair(rows, to);
     auto found = calls.find(key);
     if (found != calls.end()) return found->second;
     // oneDNN decides on its threads when a primitive is made.
     const ThreadCount threads(rows * in * out < kSerialGemmProducts ? 1 : omp_get_max_threads());
-    return calls.emplace(key, dnnl::matmul(describe(rows, to, weights.get_desc()))).first->second;
+    const auto description = describe(rows, to, weights.get_desc());
+    Call made{.primitive = dnnl::matmul(description),
+              .from = dnnl::memory(description.src_desc(), cpu(), nullptr),
+              .to = dnnl::memory(description.dst_desc(), cpu(), nullptr),
+              .arguments = {}};
+    made.arguments = {{DNNL_ARG_SRC, made.from}, {DNNL_ARG_WEIGHTS, weights}, {DNNL_ARG_DST, made.to}};
+    if (bias) made.arguments.emplace(DNNL_ARG_BIAS, bias);
+    return calls.emplace(key, std::move(made)).first->second;
   }
 
   void load(const LinearWeights& source);
@@ -84,8 +99,13 @@ void Linear::State::load(const LinearWeights& source) {
     const TensorView& part = source.parts[p];
     const std::int64_t step = source.order == WeightOrder::kOutIn ? 1 : part.size(1);
     const std::int64_t first = source.order == WeightOrder::kOutIn ? r * in : r;
-    for (std::int64_t i = 0; i < in; ++i) {
-      store_from_float(staged.data(), compute, o * in + i, load_as_float(part.data, part.dtype, first + i * step));
+    if (step == 1 && part.dtype == compute) {
+      const std::byte* row = static_cast<const std::byte*>(part.data) + first * element;
+      std::copy(row, row + in * element, staged.begin() + static_cast<std::ptrdiff_t>(o * in * element));
+    } else {
+      for (std::int64_t i = 0; i < in; ++i) {
+        store_from_float(staged.data(), compute, o * in + i, load_as_float(part.data, part.dtype, first + i * step));
+      }
     }
     if (!ordered.empty()) ordered[static_cast<std::size_t>(o)] = source.bias[static_cast<std::size_t>(from)];
   }
@@ -153,12 +173,10 @@ Status Linear::run(const Rows& x, std::int64_t num_rows, const Rows& y) const {
           state.tiling == RowTiling::kFixed
               ? kFixedRowTile
               : static_cast<std::int64_t>(std::min<std::uint64_t>(std::bit_ceil(left), kLargestCall));
-      const dnnl::memory from({{rows, state.in}, type_of(x.dtype), Tag::ab}, cpu(), x.from(row).data);
-      const dnnl::memory to({{rows, state.out}, type_of(y.dtype), Tag::ab}, cpu(), y.from(row).data);
-      std::unordered_map<int, dnnl::memory> arguments = {
-          {DNNL_ARG_SRC, from}, {DNNL_ARG_WEIGHTS, state.weights}, {DNNL_ARG_DST, to}};
-      if (state.bias) arguments.emplace(DNNL_ARG_BIAS, state.bias);
-      state.call(rows, y.dtype).execute(state.stream, arguments);
+      State::Call& call = state.call(rows, y.dtype);
+      call.from.set_data_handle(x.from(row).data);
+      call.to.set_data_handle(y.from(row).data);
+      call.primitive.execute(state.stream, call.arguments);
       row += rows;
     }
     state.stream.wait();

@@ -41,6 +41,8 @@ void add_rows(const Rows& x, std::int64_t num_rows, const Rows& y);
 void convert_rows(const Rows& x, std::int64_t num_rows, const Rows& y);
 // y[i] = table[tokens[i]] * scale as float32; the caller has checked the tokens against the table.
 void embed_rows(const TensorView& table, std::span<const std::int32_t> tokens, float scale, const Rows& y);
+// The sum of exp((x[i] - shift) * scale), to about 1e-6 of it; terms below e^-87 count as that.
+float exp_sum(std::span<const float> x, float shift, float scale);
 // x = cap * tanh(x / cap).
 void cap_rows(float cap, const Rows& x, std::int64_t num_rows);
 

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <memory>
 #include <new>
 
@@ -48,7 +49,7 @@ class RowBuffer {
   RowBuffer(std::int64_t rows, std::int64_t width, DType dtype) : dtype_(dtype), width_(width) {
     const auto bytes = static_cast<std::size_t>(round_up(rows, kRowPadding) * width * dtype_bytes(dtype));
     data_.reset(static_cast<std::byte*>(::operator new (bytes + 1, std::align_val_t{64})));
-    for (std::size_t i = 0; i < bytes; ++i) data_.get()[i] = std::byte{0};
+    std::memset(data_.get(), 0, bytes);
   }
 
   Rows rows() const { return {data_.get(), dtype_, width_}; }
