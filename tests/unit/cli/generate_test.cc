@@ -1,10 +1,12 @@
 // quire generate and quire bench --engine as a user meets them.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
+#include <nlohmann/json.hpp>
 #include <string>
 
 #include "cli/bench_engine_report.h"
@@ -72,6 +74,80 @@ TEST(Generate, BatchesAreJsonLines) {
   EXPECT_EQ(bad.status, 1);
   EXPECT_TRUE(has(bad, ":2: key 'min_p'")) << bad.text;
   std::filesystem::remove(path);
+}
+
+// An encoder-decoder: the prompt goes to the encoder, the answer comes from the decoder alone.
+TEST(Generate, RunsAnEncoderDecoder) {
+  const std::filesystem::path folder = std::filesystem::temp_directory_path() / "quire_generate_bart";
+  std::filesystem::remove_all(folder);
+  std::filesystem::create_directory(folder);
+  for (const char* file : {"config.json", "generation_config.json", "model.safetensors"}) {
+    std::filesystem::copy(std::filesystem::path(QUIRE_SOURCE_DIR) / "tests/fixtures/bart" / file, folder / file);
+  }
+  const std::string run = "generate --model " + folder.string() + " --max-tokens 6 --ignore-eos --summary none ";
+  EXPECT_TRUE(has(quire_command(run + "--prompt abc"), "tokenizer.json: want a tokenizer"));
+  nlohmann::json vocab;  // <0> to <159>; the letters are ids 3 and up
+  for (int id = 0; id < 160; ++id) {
+    vocab[id >= 3 && id < 29 ? std::string(1, static_cast<char>('a' + id - 3)) : "<" + std::to_string(id) + ">"] = id;
+  }
+  std::ofstream(folder / "tokenizer.json")
+      << nlohmann::json({{"model", {{"type", "BPE"}, {"vocab", vocab}, {"merges", nlohmann::json::array()}}},
+                         {"decoder", {{"type", "Fuse"}}}});
+  const Outcome lone = quire_command(run + "--prompt sphinxofblackquartz");
+  EXPECT_EQ(lone.status, 0) << lone.text;
+  std::ofstream(folder / "batch.jsonl") << "{\"prompt\": \"a\"}\n{\"prompt\": \"sphinxofblackquartz\"}\n";
+  const Outcome batch = quire_command(run + "--batch " + (folder / "batch.jsonl").string());
+  EXPECT_TRUE(has(batch, R"("prompt_tokens":19)") && has(batch, R"("tokens":6,"finish_reason":"length")"))
+      << batch.text;
+  const std::string text = lone.text.substr(0, lone.text.find('\n'));
+  EXPECT_TRUE(!text.empty() && has(batch, "\"text\":\"" + text + "\"")) << lone.text << batch.text;
+  EXPECT_TRUE(has(quire_command(run + "--prompt abc --ngram --tree chain:2 --backend TRITON_ATTN"),
+                  "want a decoder-only model, got BartForConditionalGeneration"));
+  EXPECT_TRUE(has(quire_command(run + "--prompt " + std::string(200, 'a')), "prompt: want at most 128 tokens"));
+  std::filesystem::remove_all(folder);
+}
+
+// Between loading and the first token a file that is cut short or wrong must show.
+TEST(Generate, BrokenCheckpointsNameTheFileBeforeAnyToken) {
+  namespace fs = std::filesystem;
+  const fs::path source = fs::path(QUIRE_SOURCE_DIR) / "models/shakespeare-draft";
+  const fs::path folder = fs::temp_directory_path() / "quire_generate_broken";
+  const auto message = [&](const std::string& file, const std::string& content) {
+    fs::remove_all(folder);
+    fs::create_directory(folder);
+    for (const char* one : {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json"}) {
+      if (one != file) fs::create_symlink(source / one, folder / one);
+    }
+    if (!content.empty()) std::ofstream(folder / file) << content;
+    const Outcome outcome = quire_command("generate --model " + folder.string() + " --prompt A --summary none");
+    EXPECT_EQ(outcome.status, 1) << file << ": " << outcome.text;
+    EXPECT_TRUE(has(outcome, (folder / file).string())) << outcome.text;
+    EXPECT_EQ(std::count(outcome.text.begin(), outcome.text.end(), '\n'), 1) << outcome.text;
+    return outcome.text;
+  };
+  const auto read = [&](const std::string& file) {
+    std::ifstream stream(source / file, std::ios::binary);
+    return std::string(std::istreambuf_iterator<char>(stream), {});
+  };
+  const std::string config = read("config.json");
+  const auto changed = [&config](const std::string& from, const std::string& to) {
+    std::string text = config;
+    return text.replace(text.find(from), from.size(), to);
+  };
+  message("config.json", "");
+  message("config.json", config.substr(0, 100));
+  EXPECT_NE(message("config.json", changed("LlamaForCausalLM", "MambaForCausalLM")).find("architectures"),
+            std::string::npos);
+  EXPECT_NE(message("config.json", changed("\"attention_bias\"", "\"qk_layernorm\"")).find("qk_layernorm"),
+            std::string::npos);
+  message("generation_config.json", R"({"repetition_penalty": 1.2})");
+  message("tokenizer.json", R"({"model": {"type": "Unigram"}})");
+  message("tokenizer.json", read("tokenizer.json").substr(0, 4000));
+  const std::string weights = read("model.safetensors");
+  message("model.safetensors", "");
+  message("model.safetensors", weights.substr(0, weights.size() - 1));
+  message("model.safetensors", weights.substr(0, 5));
+  fs::remove_all(folder);
 }
 
 TEST(Generate, ErrorsNameWhatIsWrong) {

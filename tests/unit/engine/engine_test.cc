@@ -39,6 +39,7 @@ struct Serving {
   std::int32_t chunk = 0;
   PrefixCaching caching = PrefixCaching::kOff;
   std::int64_t num_blocks = 0;
+  DraftKind draft = DraftKind::kNone;
 };
 
 std::vector<Outcome> serve(EngineOptions options, const Serving& how, std::int32_t vocab) {
@@ -46,6 +47,8 @@ std::vector<Outcome> serve(EngineOptions options, const Serving& how, std::int32
   options.max_prefill_chunk = how.chunk;
   options.prefix_caching = how.caching;
   options.num_blocks = how.num_blocks;
+  options.draft = how.draft;
+  if (how.draft == DraftKind::kModel) options.draft_model = shipped("draft");
   const std::unique_ptr<Engine> engine = make_engine(std::move(options));
   std::vector<Outcome> outcomes;
   std::vector<GenerateRequest> requests;
@@ -57,6 +60,7 @@ std::vector<Outcome> serve(EngineOptions options, const Serving& how, std::int32
     GenerateRequest request = greedy_request(std::move(prompt), 10);
     request.sampling.temperature = i % 4 == 0 ? 0.8f : 0.0f;
     request.sampling.seed = i;
+    if (how.draft != DraftKind::kNone) request.tree = TreePolicy{.max_depth = 3 - static_cast<std::int32_t>(i % 2)};
     requests.push_back(std::move(request));
     if (requests.size() < static_cast<std::size_t>(how.batch)) continue;
     for (Outcome& outcome : run_all(*engine, std::move(requests))) outcomes.push_back(std::move(outcome));
@@ -92,6 +96,32 @@ TEST(Engine, BatchInvariantLogitsHaveTheSameBits) { expect_same_bits(fixture_opt
 
 TEST(Engine, BatchInvariantLogitsHaveTheSameBitsInBfloat16) {
   expect_same_bits({.model = shipped("llama"), .max_model_len = 256}, kShippedVocab);
+}
+
+// Drafts, batches, chunks and the prefix cache together: a tree may look beyond a request's last token, so its logits
+// are compared where the other has some.
+TEST(Engine, BatchInvarianceHoldsWithTrees) {
+  const EngineOptions options{.model = shipped("llama"), .backend = "TREE_ATTN", .max_model_len = 256};
+  const std::vector<Outcome> want = serve(options, {.name = "alone"}, kShippedVocab);
+  const Serving others[] = {
+      {.name = "trees", .draft = DraftKind::kModel},
+      {.name = "trees in a batch of 16, chunks of 7", .batch = 16, .chunk = 7, .draft = DraftKind::kModel},
+      {.name = "trees in batches of 4, caching", .batch = 4, .caching = PrefixCaching::kOn, .draft = DraftKind::kModel},
+      {.name = "n-grams in batches of 4, caching",
+       .batch = 4,
+       .caching = PrefixCaching::kOn,
+       .draft = DraftKind::kNgram}};
+  for (const Serving& how : others) {
+    const std::vector<Outcome> got = serve(options, how, kShippedVocab);
+    ASSERT_EQ(got.size(), want.size());
+    for (std::size_t i = 0; i < want.size(); ++i) {
+      EXPECT_EQ(got[i].tokens, want[i].tokens) << how.name << ", request " << i;
+      for (const auto& [position, logits] : want[i].logits) {
+        const auto found = got[i].logits.find(position);
+        EXPECT_TRUE(found != got[i].logits.end() && found->second == logits) << how.name << ", request " << i;
+      }
+    }
+  }
 }
 
 TEST(Engine, BackendsGiveTheSameText) {
