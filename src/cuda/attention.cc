@@ -198,6 +198,7 @@ void lay_out_decode(Call& call, const AttentionArgs& args, const Runtime& runtim
   split.shape.num_entries = args.num_seqs;
   const std::int64_t longest = static_cast<std::int64_t>(call.bounds.longest_query) * group_size(args);
   split.combine_rows = static_cast<std::int32_t>(std::clamp<std::int64_t>(longest, 1, call.decode_rows));
+  if (!call.has_rest(args)) split.shape.planned_rows = split.combine_rows;
   lay_out(call, call.decode_stage, args, runtime,
           resident_blocks(device, call.decode->blocks, decode_shared_bytes(*call.decode, args.num_seqs)));
 }

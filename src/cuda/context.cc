@@ -54,6 +54,8 @@ std::string fault_message(const FaultRecord& record) {
   switch (static_cast<Fault>(record.fault)) {
     case Fault::kQueryStart:
       return "query_start_loc" + at + ": want monotone starts in [0, " + limit + "]" + got;
+    case Fault::kQueryLen:
+      return "query_start_loc" + at + ": want at most " + limit + " tokens, as many as the plan was made for" + got;
     case Fault::kSeqLen:
       return "seq_lens" + at + ": want [0, " + limit + "] keys, as many as the block table holds" + got;
     case Fault::kBlock:

@@ -10,6 +10,7 @@ enum class Fault : std::uint32_t {
   kNone = 0,
   kWriting,     // a kernel is filling the record
   kQueryStart,  // query_start_loc is not monotone or leaves [0, num_tokens]
+  kQueryLen,    // a request has more tokens than the longest of the plan
   kSeqLen,      // a seq_len is negative or beyond the block table
   kBlock,       // a block id is outside [0, num_blocks)
   kSlot,        // a slot is beyond num_blocks * block_size

@@ -96,6 +96,7 @@ class GraphLayer {
   void* stream() const { return stream_.get(); }
   std::vector<std::byte>& output() { return output_.host; }
   std::vector<std::byte>& cache() { return cache_.host; }
+  Twin& starts() { return starts_; }
   Twin& table() { return table_; }
   Twin& slots() { return slots_; }
   void fetch() {
@@ -352,6 +353,24 @@ TEST_F(GpuLayers, FaultsComeBackThroughTheLayer) {
   layer.slots().send(layer.stream());
   static_cast<void>(layer.step(**impl, *metadata, workspace.device.bytes(), true));
   EXPECT_NE(cuda::check(layer.stream()).message().find("slot_mapping[3]: want a slot below 2880"), std::string::npos);
+}
+
+// A replay whose requests are longer than any that was captured would leave rows unwritten: it says so.
+TEST_F(GpuLayers, LongerQueriesThanPlannedAreAFault) {
+  GraphLayer layer({});
+  layer.make_step({100, 200, 300, 400});
+  const auto impl = layer.make_layer(true);
+  const auto metadata = layer.build(true, GraphLayer::kSeqs, true);
+  require(impl.status());
+  require(metadata.status());
+  Twin workspace(std::max<std::size_t>((*impl)->workspace_bytes(*metadata), 1));
+  const std::vector<std::int32_t> starts = {0, 1, 3, 4, 4};
+  std::memcpy(layer.starts().host.data(), starts.data(), layer.starts().host.size());
+  layer.starts().send(layer.stream());
+  require(layer.step(**impl, *metadata, workspace.device.bytes(), true));
+  const Status status = cuda::check(layer.stream());
+  EXPECT_EQ(status.code(), StatusCode::kOutOfRange);
+  EXPECT_NE(status.message().find("query_start_loc[1]: want at most 1 tokens"), std::string::npos) << status.message();
 }
 
 }  // namespace

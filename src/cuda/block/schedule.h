@@ -36,7 +36,12 @@ __device__ inline TileRows tile_rows(const AttentionArgs& args, const ScheduleSh
   rows.seq = seq;
   rows.lengths = seq_lengths(args, seq, record);
   const std::int64_t num_rows = static_cast<std::int64_t>(rows.lengths.query_len) * shape.group;
-  if (!rows.lengths.valid || num_rows < shape.min_rows || num_rows > shape.max_rows) return rows;
+  if (!rows.lengths.valid || num_rows < shape.min_rows) return rows;
+  if (shape.planned_rows > 0 && num_rows > shape.planned_rows) {
+    report(record, Fault::kQueryLen, seq, rows.lengths.query_len, shape.planned_rows / shape.group);
+    return rows;
+  }
+  if (num_rows > shape.max_rows) return rows;
   rows.first_token = tile * shape.tokens_per_tile;
   if (rows.first_token >= rows.lengths.query_len) return rows;
   const std::int32_t rest = rows.lengths.query_len - rows.first_token;
