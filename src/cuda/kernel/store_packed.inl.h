@@ -1,10 +1,11 @@
 // Stores new keys and values at their slots, rotated before where that is asked for, eight elements a lane: a team of
-// 1 to 32 lanes (as many as a row has packs) for kRows heads of a token. A file includes this for one dtype of the
-// source.
+// 1 to 32 lanes (as many as a row has packs) a row, or some heads of a token where something is rotated. A file
+// includes this for one dtype of the source.
 //
 // Cost: reads and writes every element once, by 16 bytes a lane for 16-bit types; a row's largest value and the other
-// half of rotated pairs come from other lanes' registers. A team has all its rows, K and V, under way together, and
-// reads its token's slot, position and angles once. Bound by memory; small calls, with one head a team, by latency.
+// half of rotated pairs come from other lanes' registers. With rotation a team has its heads, K and V, under way
+// together and reads its token's slot, position and angles once. Bound by memory; small calls, with one head a team, by
+// latency.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -336,10 +337,27 @@ __device__ inline void rotate_queries(const PackedParams& params, const Lane& la
   }
 }
 
-// kRows heads of a token's key and value from `head` on, into the cache.
-template <class Source, class Codec, bool kRotates, int kRows>
-__device__ inline void store_heads(const PackedParams& params, const Lane& lane, std::int64_t token,
-                                   std::int32_t head) {
+// One row of a token, of the key or of the value, into the cache.
+template <class Source, class Codec>
+__device__ inline void store_one(const PackedParams& params, const Lane& lane, std::int64_t token, std::int32_t head,
+                                 bool is_value) {
+  const StoreArgs& store = params.base.store;
+  const TokenRows& rows = is_value ? store.value : store.key;
+  const bool exists = token < store.num_slots;
+  Pack<typename Source::Code> raw = {};
+  if (exists && lane.first < rows.size) raw = *pack_at<Source>(rows, token, head, lane);
+  const KVPlace place = slot_place(params.base, token, exists ? store.slots[token] : -1);
+  const bool stores = place.page >= 0;
+  const CachePlace at = cache_place<Codec::kScale == ScaleKind::kRow>(
+      params, static_cast<std::uint32_t>(stores ? place.page : 0), static_cast<std::uint32_t>(place.token), head);
+  const KVRows& to = is_value ? store.cache.value[at.stream] : store.cache.key[at.stream];
+  store_row<Source, Codec>(to, at, rows.size, lane, stores, params.wide_cache, raw);
+}
+
+// kRows heads of a token from `head` on: the key, rotated, and the value into the cache.
+template <class Source, class Codec, int kRows>
+__device__ inline void rotate_and_store(const PackedParams& params, const Lane& lane, std::int64_t token,
+                                        std::int32_t head) {
   const StoreArgs& store = params.base.store;
   const RopeStoreArgs& rope = params.base.rope;
   const bool exists = token < store.num_slots;
@@ -354,17 +372,15 @@ __device__ inline void store_heads(const PackedParams& params, const Lane& lane,
     if (lane.first < store.value.size) value[i] = *pack_at<Source>(store.value, token, head + i, lane);
   }
   KVPlace place = slot_place(params.base, token, exists ? store.slots[token] : -1);
-  if constexpr (kRotates) {
-    const bool rotated = exists && token < rope.num_positions;
-    const std::int64_t position = rotated ? checked_position(params.base, token) : 0;
-    if (position < 0) place.page = -1;
-    Angles angles;
-    const Turn turn = turn_of(rope, lane, rotated && place.page >= 0, angles, position);
+  const bool rotated = exists && token < rope.num_positions;
+  const std::int64_t position = rotated ? checked_position(params.base, token) : 0;
+  if (position < 0) place.page = -1;
+  Angles angles;
+  const Turn turn = turn_of(rope, lane, rotated && place.page >= 0, angles, position);
 #pragma unroll
-    for (int i = 0; i < kRows; ++i) {
-      rotate<Source>(rope.style, turn, angles, key[i]);
-      if (turn.rotates && i < num_heads) *pack_at<Source>(store.key, token, head + i, lane) = key[i];
-    }
+  for (int i = 0; i < kRows; ++i) {
+    rotate<Source>(rope.style, turn, angles, key[i]);
+    if (turn.rotates && i < num_heads) *pack_at<Source>(store.key, token, head + i, lane) = key[i];
   }
   const bool stores = place.page >= 0;
   const auto page = static_cast<std::uint32_t>(stores ? place.page : 0);
@@ -379,32 +395,35 @@ __device__ inline void store_heads(const PackedParams& params, const Lane& lane,
   }
 }
 
-// Blocks along x are heads, queries first, so that a block does one kind of work; along y they are tokens.
+// Blocks along x are heads, so that a block does one kind of work: queries first where something is rotated, else key
+// and value of each head; along y they are tokens.
 template <class Source, class Codec, bool kRotates, int kQueryRows, int kRows>
 __global__ void __launch_bounds__(kThreads) packed_store_kernel(const __grid_constant__ PackedParams params) {
   const auto thread = static_cast<std::int32_t>(threadIdx.x);
   const Lane lane{params.team_lanes, (thread & (params.team_lanes - 1)) * kPack};
   const std::int64_t token = (static_cast<std::int64_t>(blockIdx.y) * kThreads + thread) >> params.team_shift;
-  auto unit = static_cast<std::int32_t>(blockIdx.x);
+  const auto unit = static_cast<std::int32_t>(blockIdx.x);
   if constexpr (kRotates) {
     const std::int32_t query_units = (params.base.rope.query.num_heads + kQueryRows - 1) / kQueryRows;
     if (unit < query_units) {
       rotate_queries<Source, kQueryRows>(params, lane, token, unit * kQueryRows);
       return;
     }
-    unit -= query_units;
+    rotate_and_store<Source, Codec, kRows>(params, lane, token, (unit - query_units) * kRows);
+  } else {
+    store_one<Source, Codec>(params, lane, token, unit >> 1, (unit & 1) != 0);
   }
-  store_heads<Source, Codec, kRotates, kRows>(params, lane, token, unit * kRows);
 }
 
 constexpr std::int64_t kManyTokens = 2048;  // enough for every multiprocessor with several heads a team
 constexpr int kManyQueryRows = 4;
-constexpr int kManyRotatedRows = 2;  // of keys and values; without rotation one head a team is faster
+constexpr int kManyRotatedRows = 2;  // of keys and values; without rotation one row a team is faster
 
 template <class Source, class Codec, bool kRotates, int kQueryRows, int kRows>
 void launch_rows(const PackedParams& params, cudaStream_t stream) {
-  const std::int64_t units =
+  const std::int64_t rotating =
       ceil_div(params.base.rope.query.num_heads, kQueryRows) + ceil_div(params.base.store.key.num_heads, kRows);
+  const std::int64_t units = kRotates ? rotating : 2 * params.base.store.key.num_heads;
   const dim3 grid(static_cast<unsigned>(units),
                   static_cast<unsigned>(ceil_div(params.base.num_tokens() * params.team_lanes, kThreads)));
   packed_store_kernel<Source, Codec, kRotates, kQueryRows, kRows><<<grid, kThreads, 0, stream>>>(params);
