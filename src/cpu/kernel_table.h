@@ -100,7 +100,7 @@ struct PrefetchQueue {
   std::int64_t head_bytes[4] = {};
   std::int32_t lines[4] = {};
   std::int32_t num_arrays = 0;
-  std::int32_t num_heads = 1;
+  std::int32_t num_heads = 0;
   // Where the queue stands.
   const char* next = nullptr;
   std::int32_t left = 0;  // lines of the run

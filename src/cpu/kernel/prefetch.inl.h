@@ -19,16 +19,16 @@ QUIRE_INLINE std::int32_t lines_of(std::int32_t rows, std::int32_t size, DType s
 
 // Goes to the start of the next run; false at the end.
 QUIRE_INLINE bool next_run(PrefetchQueue& queue) {
-  if (queue.array == queue.num_arrays) return false;
+  if (queue.head == queue.num_heads) return false;
   const std::int32_t array = queue.array;
   const TileRows& rows = *queue.arrays[array];
   queue.next = static_cast<const char*>(rows.row[queue.key]) + queue.head * queue.head_bytes[array];
   queue.left = queue.lines[array];
   if (++queue.key == rows.end) {
     queue.key = rows.begin;
-    if (++queue.head == queue.num_heads) {
-      queue.head = 0;
-      ++queue.array;
+    if (++queue.array == queue.num_arrays) {
+      queue.array = 0;
+      ++queue.head;
     }
   }
   return true;
