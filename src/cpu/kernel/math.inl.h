@@ -47,8 +47,8 @@ struct Number : Simd {
   // log m = 2 s (1 + s^2/3 + s^4/5 + ...) with s = (m - 1) / (m + 1).
   QUIRE_INLINE static F log(F x) {
     constexpr std::int32_t kSqrtHalf = 0x3f3504f3;
-    const I shifted = Simd::as_int(x) + (0x3f800000 - kSqrtHalf);
-    const F e = Simd::to_float(Simd::template shift_right<23>(shifted) - 127);
+    const I shifted = Simd::as_int(x) - (kSqrtHalf - 0x3f000000);  // no overflow, for a NaN either
+    const F e = Simd::to_float(Simd::template shift_right<23>(shifted) - 126);
     const F m = Simd::as_float(Simd::bit_and(shifted, 0x007fffff) + kSqrtHalf);
     const F s = (m - constant(1.0)) / (m + constant(1.0));
     const F y = s * s;
