@@ -49,12 +49,12 @@ TEST(ImplConfigErrors, CudaWhereThereIsNone) {
   if (cuda::device_info().ok()) GTEST_SKIP() << "this machine has a CUDA device";
   const Status status = impl_status("TRITON_ATTN", [](ImplConfig& c) { c.runtime.backplane = Backplane::kCuda; });
   EXPECT_EQ(status.code(), StatusCode::kUnsupported);
-  expect_message(status, "CUDA");
+  expect_reason(status, "CUDA");
   BuilderConfig builder;
   builder.num_heads = builder.num_kv_heads = 4;
   builder.head_size = 16;
   builder.runtime.backplane = Backplane::kCuda;
-  expect_message(find_backend("XFORMERS").value()->make_builder(builder).status(), "CUDA");
+  expect_reason(find_backend("XFORMERS").value()->make_builder(builder).status(), "CUDA");
 }
 
 TEST(ImplConfigErrors, WhatABackendLacks) {
