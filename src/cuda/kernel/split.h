@@ -19,7 +19,7 @@ struct ScheduleShape {
   std::int32_t group = 1;     // rows of a token: q_heads (or pairs) of a kv head
   std::int32_t min_rows = 1;  // requests with fewer or more rows are another kernel's
   std::int32_t max_rows = 0x7fffffff;
-  std::int32_t planned_rows = 0;  // > 0: requests with more rows are no kernel's, which is a fault
+  std::int32_t planned_rows = 0;     // > 0: requests with more rows are no kernel's, which is a fault
   std::int32_t tokens_per_tile = 0;  // 0: a request is one row tile
   std::int32_t unit_keys = kTileKeys;
   std::int32_t num_entries = 0;  // row tiles, unused ones included
