@@ -79,20 +79,10 @@ struct Avx512 {
 
   // Lane j of register i becomes lane i of register j, in four steps over pairs, quads, and 128-bit quarters.
   QUIRE_INLINE static void transpose(F* r) {
-    __m512 t[16];
-#pragma GCC unroll 8
-    for (int i = 0; i < 16; i += 2) {
-      t[i] = _mm512_unpacklo_ps(r[i].v, r[i + 1].v);
-      t[i + 1] = _mm512_unpackhi_ps(r[i].v, r[i + 1].v);
-    }
     __m512 u[16];
-#pragma GCC unroll 4
-    for (int i = 0; i < 16; i += 4) {
-      u[i] = unpack_low(t[i], t[i + 2]);
-      u[i + 1] = unpack_high(t[i], t[i + 2]);
-      u[i + 2] = unpack_low(t[i + 1], t[i + 3]);
-      u[i + 3] = unpack_high(t[i + 1], t[i + 3]);
-    }
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; ++i) u[i] = r[i].v;
+    transpose_quarters<16>(u);
 #pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) {
       const __m512 low02 = _mm512_shuffle_f32x4(u[i], u[i + 4], 0x88);
@@ -121,19 +111,7 @@ struct Avx512 {
       if (i % 2 == 0) between();
       t[i] = _mm512_mask_broadcast_f32x8(_mm512_castps256_ps512(half(row)), 0xff00, half(row + 4));
     }
-    __m512 u[8];
-#pragma GCC unroll 4
-    for (int i = 0; i < 8; i += 2) {
-      u[i] = _mm512_unpacklo_ps(t[i], t[i + 1]);
-      u[i + 1] = _mm512_unpackhi_ps(t[i], t[i + 1]);
-    }
-#pragma GCC unroll 2
-    for (int i = 0; i < 8; i += 4) {
-      t[i] = unpack_low(u[i], u[i + 2]);
-      t[i + 1] = unpack_high(u[i], u[i + 2]);
-      t[i + 2] = unpack_low(u[i + 1], u[i + 3]);
-      t[i + 3] = unpack_high(u[i + 1], u[i + 3]);
-    }
+    transpose_quarters<8>(t);
 #pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) {
       r[i].v = _mm512_shuffle_f32x4(t[i], t[i + 4], 0x88);
@@ -171,6 +149,21 @@ struct Avx512 {
   }
 
  private:
+  // The first two steps: each 128-bit quarter of every four registers becomes its own transpose.
+  template <int kCount>
+  QUIRE_INLINE static void transpose_quarters(__m512* r) {
+#pragma GCC unroll 4
+    for (int i = 0; i < kCount; i += 4) {
+      const __m512 low01 = _mm512_unpacklo_ps(r[i], r[i + 1]);
+      const __m512 high01 = _mm512_unpackhi_ps(r[i], r[i + 1]);
+      const __m512 low23 = _mm512_unpacklo_ps(r[i + 2], r[i + 3]);
+      const __m512 high23 = _mm512_unpackhi_ps(r[i + 2], r[i + 3]);
+      r[i] = unpack_low(low01, low23);
+      r[i + 1] = unpack_high(low01, low23);
+      r[i + 2] = unpack_low(high01, high23);
+      r[i + 3] = unpack_high(high01, high23);
+    }
+  }
   QUIRE_INLINE static __m512 unpack_low(__m512 a, __m512 b) {
     return _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(a), _mm512_castps_pd(b)));
   }
