@@ -86,11 +86,6 @@ __device__ QUIRE_INLINE int value_dim(int j, int i, int turn) {
   return j / kFragments * Shape::kDvPart + column * (Shape::kDvPart / 8) + place * 4 + j % 2 * 2 + i / 2;
 }
 
-// Two neighbouring elements of a query row; not inlined, as it knows every dtype.
-__device__ __noinline__ inline float2 query_pair(const void* query, DType dtype, std::int64_t at) {
-  return make_float2(load_as_float(query, dtype, at), load_as_float(query, dtype, at + 1));
-}
-
 __device__ QUIRE_INLINE DecodeRow decode_row(const Segment& segment, std::int32_t group, std::int32_t r,
                                              std::int32_t streams, std::int32_t stream) {
   const bool valid = r < segment.rows.num_tokens * group;

@@ -51,12 +51,6 @@ __device__ void normalise_row(const AttentionArgs& args, std::int32_t token, std
   }
 }
 
-// Not inlined: rows of the usual dtypes never come here.
-__device__ __noinline__ inline void store_any(const RowTarget& target, std::int64_t token, std::int64_t head,
-                                              std::int32_t d, float value) {
-  store_value(target, token, head, d, value);
-}
-
 // A row to the output, in words of a lane's neighbouring elements where dtype and strides allow it.
 template <int kN>
 __device__ void store_row(const RowTarget& target, std::int64_t token, std::int64_t head, std::int32_t width,

@@ -71,10 +71,22 @@ __device__ inline float warp_sum(float value) {
   return value;
 }
 
+// Two neighbouring elements of a query row. Not inlined, as it knows every dtype, which rows of the usual ones never
+// ask.
+__device__ __noinline__ inline float2 query_pair(const void* query, DType dtype, std::int64_t at) {
+  return make_float2(load_as_float(query, dtype, at), load_as_float(query, dtype, at + 1));
+}
+
 __device__ inline void store_value(const RowTarget& target, std::int64_t token, std::int64_t head, std::int32_t d,
                                    float value) {
   if (target.inverse_scale > 0.0f) value = fminf(fmaxf(value * target.inverse_scale, -448.0f), 448.0f);
   store_from_float(target.data, target.dtype, token * target.token_stride + head * target.head_stride + d, value);
+}
+
+// The same, not inlined: for kernels that store rows of the usual dtypes by themselves.
+__device__ __noinline__ inline void store_any(const RowTarget& target, std::int64_t token, std::int64_t head,
+                                              std::int32_t d, float value) {
+  store_value(target, token, head, d, value);
 }
 
 }  // namespace quire::cuda

@@ -142,13 +142,37 @@ __device__ inline TileRow tile_row(const Segment& segment, std::int32_t group, s
   return at;
 }
 
+// load_query_tile for rows of any dtype and alignment, a pair of elements a thread; `first` is where the tile's first
+// row is, num_rows how many rows of a stream are there. Not inlined: it is rare and long.
+template <class Shape>
+__device__ __noinline__ void round_query_tile(const AttentionArgs& args, std::int64_t first, std::int32_t num_rows,
+                                              std::int32_t group, std::byte* to) {
+  constexpr int kPairs = Shape::kD / 2;
+#pragma unroll 1
+  for (int i = static_cast<int>(threadIdx.x); i < Shape::kRows * kPairs; i += Shape::kWarps * 32) {
+    const std::int32_t stream = i / kPairs / Shape::kStreamRows;
+    const std::int32_t r = i / kPairs % Shape::kStreamRows;
+    const std::int64_t from = first + r / group * args.query_token_stride +
+                              (r % group * Shape::kStreams + stream) * args.query_head_stride + i % kPairs * 2;
+    const float2 pair = r < num_rows ? query_pair(args.query, args.query_dtype, from) : make_float2(0.0f, 0.0f);
+    *reinterpret_cast<std::uint32_t*>(to + i / kPairs * Shape::kPitchQ + i % kPairs * 4) =
+        ptx::pack<typename Shape::T>(pair.x, pair.y);
+  }
+}
+
 // All rows of the tile into shared memory, by copies that the caller waits for; rows that are not there become zero.
 template <class Shape>
 __device__ QUIRE_INLINE void load_query_tile(const AttentionArgs& args, const Segment& segment, std::int32_t group,
                                              std::byte* to) {
   constexpr int kChunks = Shape::kD / 8;
-  const bool copies = dtype_bytes(args.query_dtype) == 2 && reinterpret_cast<std::uintptr_t>(args.query) % 16 == 0 &&
-                      args.query_token_stride % 8 == 0 && args.query_head_stride % 8 == 0;
+  if (dtype_bytes(args.query_dtype) != 2 || reinterpret_cast<std::uintptr_t>(args.query) % 16 != 0 ||
+      args.query_token_stride % 8 != 0 || args.query_head_stride % 8 != 0) {
+    const std::int64_t token = segment.rows.lengths.query_start + segment.rows.first_token;
+    const std::int64_t first =
+        token * args.query_token_stride + segment.kv_head * group * Shape::kStreams * args.query_head_stride;
+    round_query_tile<Shape>(args, first, segment.rows.num_tokens * group, group, to);
+    return;
+  }
 #pragma unroll 4
   for (int i = static_cast<int>(threadIdx.x); i < Shape::kRows * kChunks; i += Shape::kWarps * 32) {
     const int r = i / kChunks;
@@ -157,17 +181,8 @@ __device__ QUIRE_INLINE void load_query_tile(const AttentionArgs& args, const Se
     const std::int64_t from =
         (segment.rows.lengths.query_start + static_cast<std::int64_t>(at.row)) * args.query_token_stride +
         at.q_head * args.query_head_stride + i % kChunks * 8;
-    std::byte* target = to + r * Shape::kPitchQ + i % kChunks * 16;
-    if (copies) {
-      ptx::cp_async_16(ptx::shared_address(target), static_cast<const std::uint16_t*>(args.query) + from, at.valid);
-      continue;
-    }
-    const auto pair = [&](int d) {
-      if (!at.valid) return 0u;
-      return ptx::pack<typename Shape::T>(load_as_float(args.query, args.query_dtype, from + d),
-                                          load_as_float(args.query, args.query_dtype, from + d + 1));
-    };
-    *reinterpret_cast<uint4*>(target) = make_uint4(pair(0), pair(2), pair(4), pair(6));
+    ptx::cp_async_16(ptx::shared_address(to + r * Shape::kPitchQ + i % kChunks * 16),
+                     static_cast<const std::uint16_t*>(args.query) + from, at.valid);
   }
 }
 

@@ -9,7 +9,7 @@
 namespace quire::cuda {
 namespace {
 
-constexpr int kThreads = 256;
+constexpr int kShiftThreads = 256;
 
 struct ShiftParams {
   AttentionArgs args;
@@ -18,9 +18,9 @@ struct ShiftParams {
   std::int32_t prefix_len = 0;
 };
 
-__global__ void __launch_bounds__(kThreads) shift_kernel(const __grid_constant__ ShiftParams params) {
+__global__ void __launch_bounds__(kShiftThreads) shift_kernel(const __grid_constant__ ShiftParams params) {
   const AttentionArgs& args = params.args;
-  const std::int64_t index = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  const std::int64_t index = static_cast<std::int64_t>(blockIdx.x) * kShiftThreads + threadIdx.x;
   if (index >= static_cast<std::int64_t>(args.num_tokens) * args.num_q_heads) return;
   const auto token = static_cast<std::int32_t>(index % args.num_tokens);
   const auto head = static_cast<std::int32_t>(index / args.num_tokens);
@@ -41,7 +41,7 @@ Status shift_prefix_lse(const AttentionArgs& args, std::int32_t prefix_len, cons
   const std::int64_t rows = static_cast<std::int64_t>(args.num_tokens) * args.num_q_heads;
   const ShiftParams params{
       .args = args, .lse = lse.as<float>(), .head_stride = lse.stride(0), .prefix_len = prefix_len};
-  shift_kernel<<<static_cast<unsigned>(ceil_div(rows, kThreads)), kThreads, 0,
+  shift_kernel<<<static_cast<unsigned>(ceil_div(rows, kShiftThreads)), kShiftThreads, 0,
                  static_cast<cudaStream_t>(runtime.stream)>>>(params);
   return to_status(cudaGetLastError(), "shift_kernel");
 }

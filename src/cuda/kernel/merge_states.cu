@@ -9,7 +9,7 @@
 namespace quire::cuda {
 namespace {
 
-constexpr int kWarps = 8;
+constexpr int kMergeWarps = 8;
 
 __device__ float lse_at(const TensorView& lse, std::int64_t token, std::int64_t head) {
   const float value = static_cast<const float*>(lse.data)[head * lse.strides[0] + token * lse.strides[1]];
@@ -20,9 +20,9 @@ __device__ float value_at(const TensorView& rows, std::int64_t token, std::int64
   return load_as_float(rows.data, rows.dtype, token * rows.strides[0] + head * rows.strides[1] + d);
 }
 
-__global__ void __launch_bounds__(kWarps * 32) merge_kernel(const __grid_constant__ MergeStatesArgs args) {
+__global__ void __launch_bounds__(kMergeWarps * 32) merge_kernel(const __grid_constant__ MergeStatesArgs args) {
   const std::int64_t heads = args.output.shape[1];
-  const std::int64_t index = static_cast<std::int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
+  const std::int64_t index = static_cast<std::int64_t>(blockIdx.x) * kMergeWarps + threadIdx.x / 32;
   if (index >= args.output.shape[0] * heads) return;
   const std::int64_t token = index / heads;
   const std::int64_t head = index % heads;
@@ -59,7 +59,7 @@ Status merge_attn_states(const MergeStatesArgs& args, const Runtime& runtime) {
   QUIRE_RETURN_IF_ERROR(check_available());
   const std::int64_t rows = args.output.size(0) * args.output.size(1);
   if (rows == 0) return {};
-  merge_kernel<<<static_cast<unsigned>(ceil_div(rows, kWarps)), kWarps * 32, 0,
+  merge_kernel<<<static_cast<unsigned>(ceil_div(rows, kMergeWarps)), kMergeWarps * 32, 0,
                  static_cast<cudaStream_t>(runtime.stream)>>>(args);
   return to_status(cudaGetLastError(), "merge_kernel");
 }

@@ -106,7 +106,7 @@ __device__ float plain_pass(const PlainParams& params, const Terms& terms, const
 #pragma unroll
   for (int i = 0; i < kPlainAccumulators; ++i) {
     const std::int32_t d = first + lane + 32 * i;
-    if (d < width) store_value(params.target, row.token, row.q_head, d, sums[i] * norm);
+    if (d < width) store_any(params.target, row.token, row.q_head, d, sums[i] * norm);
   }
   return largest == -INFINITY ? -INFINITY : largest + logf(total);
 }
@@ -132,6 +132,7 @@ __global__ void __launch_bounds__(kPlainWarps * 32) plain_kernel(const __grid_co
   row.kv_head = row.q_head / (args.num_q_heads / args.kv.num_kv_heads);
   float* query = plain_shared + static_cast<std::int64_t>(warp) * args.kv.head_size;
   const std::int64_t offset = row.token * args.query_token_stride + row.q_head * args.query_head_stride;
+#pragma unroll 1
   for (std::int32_t d = lane; d < args.kv.head_size; d += 32) {
     query[d] = load_as_float(args.query, args.query_dtype, offset + d);
   }

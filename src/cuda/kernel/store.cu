@@ -20,9 +20,10 @@ namespace {
 
 constexpr int kWarps = 8;
 
-// Rotates the first rotary_dim elements of a row in place, a lane a pair; in float32, rounded once.
-__device__ void rotate_row(const StoreParams& params, const TokenRows& rows, std::int64_t token, std::int32_t head,
-                           std::int64_t position) {
+// Rotates the first rotary_dim elements of a row in place, a lane a pair; in float32, rounded once. Not inlined, as it
+// knows every dtype.
+__device__ __noinline__ void rotate_row(const StoreParams& params, const TokenRows& rows, std::int64_t token,
+                                        std::int32_t head, std::int64_t position) {
   const RopeStoreArgs& rope = params.rope;
   const DType dtype = params.store.dtype;
   const std::int32_t lane = static_cast<std::int32_t>(threadIdx.x % 32);
@@ -57,31 +58,59 @@ __device__ void copy_row(const RowPair& pair) {
   for (std::int32_t i = lane; i < pair.size / kPer; i += 32) to[i] = from[i];
 }
 
-template <class Source, class Codec, int kPer>
-__device__ void convert_row(const RowPair& pair) {
+// Rows of Source, kPer elements at a time.
+template <class Source, int kPer>
+struct PackedSource {
+  static constexpr int kPack = kPer;
+  const Pack<typename Source::Code, kPer>* data;
+
+  __device__ explicit PackedSource(const StoreParams&, const RowPair& pair)
+      : data(reinterpret_cast<decltype(data)>(static_cast<const typename Source::Code*>(pair.from) + pair.source)) {}
+  __device__ void load(std::int32_t i, float (&values)[kPer]) const {
+    const Pack<typename Source::Code, kPer> in = data[i];
+#pragma unroll
+    for (int j = 0; j < kPer; ++j) values[j] = Source::decode(in.values[j]);
+  }
+};
+
+// Rows of any dtype, element by element, for those that are not aligned.
+struct AnySource {
+  static constexpr int kPack = 1;
+  const void* data;
+  DType dtype;
+  std::int64_t first;
+
+  __device__ explicit AnySource(const StoreParams& params, const RowPair& pair)
+      : data(pair.from), dtype(params.store.dtype), first(pair.source) {}
+  __device__ void load(std::int32_t i, float (&values)[1]) const { values[0] = load_as_float(data, dtype, first + i); }
+};
+
+template <class Source, class Codec>
+__device__ void convert_row(const StoreParams& params, const RowPair& pair) {
+  constexpr int kPer = Source::kPack;
   const std::int32_t lane = static_cast<std::int32_t>(threadIdx.x % 32);
-  using In = Pack<typename Source::Code, kPer>;
   using Out = Pack<typename Codec::Code, kPer>;
-  const auto* from = reinterpret_cast<const In*>(static_cast<const typename Source::Code*>(pair.from) + pair.source);
+  const Source source(params, pair);
   auto* to = reinterpret_cast<Out*>(static_cast<typename Codec::Code*>(pair.to) + pair.target);
   Codec codec{};
+  float values[kPer];
   if constexpr (Codec::kScale == ScaleKind::kTensor) codec.scale = pair.tensor_scale;
   if constexpr (Codec::kScale == ScaleKind::kRow) {
     float largest = 0.0f;
     for (std::int32_t i = lane; i < pair.size / kPer; i += 32) {
-      const In in = from[i];
+      source.load(i, values);
 #pragma unroll
-      for (int j = 0; j < kPer; ++j) largest = fmaxf(largest, fabsf(Source::decode(in.values[j])));
+      for (const float value : values) largest = fmaxf(largest, fabsf(value));
     }
     const float scale = Codec::scale_of(warp_max(largest));
     if (lane == 0) *pair.row_scale = scale;
     codec = Codec::of_scale(scale);
   }
   for (std::int32_t i = lane; i < pair.size / kPer; i += 32) {
-    const In in = from[i];
     Out out;
+    source.load(i, values);
 #pragma unroll
-    for (int j = 0; j < kPer; ++j) out.values[j] = codec.encode(Source::decode(in.values[j]));
+    for (int j = 0; j < kPer; ++j) out.values[j] = codec.encode(values[j]);
     to[i] = out;
   }
 }
@@ -117,9 +146,9 @@ __global__ void __launch_bounds__(kWarps * 32) copy_kernel(const __grid_constant
   for_rows(params, [](const RowPair& pair) { copy_row<T, kPer>(pair); });
 }
 
-template <class Source, class Codec, int kPer>
+template <class Source, class Codec>
 __global__ void __launch_bounds__(kWarps * 32) convert_kernel(const __grid_constant__ StoreParams params) {
-  for_rows(params, [](const RowPair& pair) { convert_row<Source, Codec, kPer>(pair); });
+  for_rows(params, [&](const RowPair& pair) { convert_row<Source, Codec>(params, pair); });
 }
 
 // Whether rows of sources and of the cache can be moved `per` elements at a time.
@@ -163,29 +192,28 @@ void copy(const StoreParams& params, cudaStream_t stream) {
 }
 
 template <class Source, class Codec>
-void convert(const StoreParams& params, cudaStream_t stream) {
-  if (rows_align(params.store, 4)) {
-    convert_kernel<Source, Codec, 4><<<blocks_of(params), kWarps * 32, 0, stream>>>(params);
-  } else {
-    convert_kernel<Source, Codec, 1><<<blocks_of(params), kWarps * 32, 0, stream>>>(params);
-  }
+bool convert(const StoreParams& params, cudaStream_t stream) {
+  convert_kernel<Source, Codec><<<blocks_of(params), kWarps * 32, 0, stream>>>(params);
+  return true;
 }
 
 template <class Codec>
 bool convert_from(const StoreParams& params, cudaStream_t stream) {
+  const bool packed = rows_align(params.store, 4);
   switch (params.store.dtype) {
     case DType::kFloat32:
-      convert<Float32Element, Codec>(params, stream);
-      return true;
+      if (packed) return convert<PackedSource<Float32Element, 4>, Codec>(params, stream);
+      break;
     case DType::kFloat16:
-      convert<Float16Element, Codec>(params, stream);
-      return true;
+      if (packed) return convert<PackedSource<Float16Element, 4>, Codec>(params, stream);
+      break;
     case DType::kBFloat16:
-      convert<BFloat16Element, Codec>(params, stream);
-      return true;
+      if (packed) return convert<PackedSource<BFloat16Element, 4>, Codec>(params, stream);
+      break;
     default:
       return false;
   }
+  return convert<AnySource, Codec>(params, stream);
 }
 
 constexpr std::int64_t kMostPackedTokens = 65535 * 4;  // blocks of 4 teams at least along y of a grid

@@ -7,12 +7,12 @@
 namespace quire::cuda {
 namespace {
 
-constexpr int kWarps = 4;
+constexpr int kTailWarps = 4;
 
 // O1 - lambda * O2, its RMSNorm and the post scale.
-__global__ void __launch_bounds__(kWarps * 32)
+__global__ void __launch_bounds__(kTailWarps * 32)
     differential_tail(const __grid_constant__ DifferentialTailParams params) {
-  const std::int64_t index = static_cast<std::int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
+  const std::int64_t index = static_cast<std::int64_t>(blockIdx.x) * kTailWarps + threadIdx.x / 32;
   if (index >= static_cast<std::int64_t>(params.num_tokens) * params.num_pairs) return;
   const auto token = static_cast<std::int32_t>(index / params.num_pairs);
   const std::int32_t seq = find_seq(params.query_start_loc, params.num_seqs, token);
@@ -37,9 +37,9 @@ __global__ void __launch_bounds__(kWarps * 32)
 }
 
 // scale = absmax / 448 of a group of 128, elements value / scale.
-__global__ void __launch_bounds__(kWarps * 32) block_quant(const __grid_constant__ BlockQuantParams params) {
+__global__ void __launch_bounds__(kTailWarps * 32) block_quant(const __grid_constant__ BlockQuantParams params) {
   const std::int32_t groups = (params.width + 127) / 128;
-  const std::int64_t index = static_cast<std::int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
+  const std::int64_t index = static_cast<std::int64_t>(blockIdx.x) * kTailWarps + threadIdx.x / 32;
   if (index >= static_cast<std::int64_t>(params.num_tokens) * groups) return;
   const std::int64_t token = index / groups;
   if (token >= *params.token_end) return;
@@ -58,19 +58,19 @@ __global__ void __launch_bounds__(kWarps * 32) block_quant(const __grid_constant
   }
 }
 
-unsigned blocks_of(std::int64_t warps) { return static_cast<unsigned>(ceil_div(warps, kWarps)); }
+unsigned blocks_of(std::int64_t warps) { return static_cast<unsigned>(ceil_div(warps, kTailWarps)); }
 
 }  // namespace
 
 Status launch_differential_tail(const DifferentialTailParams& params, cudaStream_t stream) {
   const std::int64_t rows = static_cast<std::int64_t>(params.num_tokens) * params.num_pairs;
-  differential_tail<<<blocks_of(rows), kWarps * 32, 0, stream>>>(params);
+  differential_tail<<<blocks_of(rows), kTailWarps * 32, 0, stream>>>(params);
   return to_status(cudaGetLastError(), "differential_tail");
 }
 
 Status launch_block_quant(const BlockQuantParams& params, cudaStream_t stream) {
   const std::int64_t groups = static_cast<std::int64_t>(params.num_tokens) * ceil_div(params.width, 128);
-  block_quant<<<blocks_of(groups), kWarps * 32, 0, stream>>>(params);
+  block_quant<<<blocks_of(groups), kTailWarps * 32, 0, stream>>>(params);
   return to_status(cudaGetLastError(), "block_quant");
 }
 
