@@ -161,6 +161,12 @@ class AttentionMetadataBuilder {
   virtual Result<AttentionMetadata> build_for_drafting(const CommonAttentionMetadata& common, std::int32_t draft_index);
   // Metadata to capture a graph with: shapes as given, lengths as short as possible.
   virtual Result<AttentionMetadata> build_for_cudagraph_capture(const CommonAttentionMetadata& common);
+  // Before a replay of a graph that was captured with `captured`: puts what builders copy of a batch (trees, mm-prefix
+  // ranges, causal flags, lengths that the caller does not keep on the device) in the place of the captured batch's, in
+  // the order of the builder's stream. Trees may be any of up to max_query_len nodes if the backend has them; ranges
+  // and flags change where the capture had some, up to as many a request. Errors name what the capture has no room for,
+  // and then nothing changes. kUnsupported by default.
+  virtual Status update_for_cudagraph_replay(const AttentionMetadata& captured, const CommonAttentionMetadata& common);
   // The swaps that bring the batch into the order that build expects; empty where the backend takes any order.
   virtual std::vector<std::pair<std::int32_t, std::int32_t>> reorder_batch(const ReorderInput& input) const;
   // Requests of at most this many tokens count as decodes; 0: the backend does not split.

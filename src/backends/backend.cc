@@ -150,6 +150,11 @@ Result<AttentionMetadata> AttentionMetadataBuilder::build_for_cudagraph_capture(
   return build(0, common);
 }
 
+Status AttentionMetadataBuilder::update_for_cudagraph_replay(const AttentionMetadata& /*captured*/,
+                                                             const CommonAttentionMetadata& /*common*/) {
+  return unsupported("update_for_cudagraph_replay: not supported by this builder");
+}
+
 std::vector<std::pair<std::int32_t, std::int32_t>> AttentionMetadataBuilder::reorder_batch(
     const ReorderInput& input) const {
   if (reorder_batch_threshold() == 0) return {};

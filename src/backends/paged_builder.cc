@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <string>
+#include <utility>
 
 #include "backends/layer_config.h"
 #include "plan/make_metadata.h"
@@ -84,14 +85,14 @@ Status PagedBuilder::check_batch(const CommonAttentionMetadata& common) const {
   return {};
 }
 
-Result<AttentionMetadata> PagedBuilder::make(const CommonAttentionMetadata& common,
-                                             const MetadataOptions& options) const {
+Result<AttentionMetadata> PagedBuilder::make(const CommonAttentionMetadata& common, const MetadataOptions& options,
+                                             ArrayUse use) const {
   QUIRE_RETURN_IF_ERROR(check_batch(common));
   if (pool_ == nullptr) return make_metadata(common, options);
   QUIRE_RETURN_IF_ERROR(check_on_device("block_table", common.block_table_tensor));
   QUIRE_RETURN_IF_ERROR(check_on_device("slot_mapping", common.slot_mapping));
   QUIRE_ASSIGN_OR_RETURN(AttentionMetadata metadata, make_metadata(common, options));
-  QUIRE_RETURN_IF_ERROR(place_on_device(metadata, pool_));
+  QUIRE_RETURN_IF_ERROR(place_on_device(metadata, pool_, use));
   return metadata;
 }
 
@@ -113,7 +114,15 @@ Result<AttentionMetadata> PagedBuilder::build_for_cudagraph_capture(const Common
     QUIRE_RETURN_IF_ERROR(check_can_change("query_start_loc", common.query_start_loc));
     QUIRE_RETURN_IF_ERROR(check_can_change("seq_lens", common.seq_lens));
   }
-  return make(common, own);
+  return make(common, own, traits_.trees ? ArrayUse::kReplaysWithTrees : ArrayUse::kReplays);
+}
+
+Status PagedBuilder::update_for_cudagraph_replay(const AttentionMetadata& captured,
+                                                 const CommonAttentionMetadata& common) {
+  QUIRE_RETURN_IF_ERROR(check_batch(common));
+  QUIRE_ASSIGN_OR_RETURN(const MetadataOptions own, options());
+  QUIRE_ASSIGN_OR_RETURN(AttentionMetadata step, make_metadata(common, own));
+  return replace_on_device(captured, std::move(step));
 }
 
 }  // namespace quire::backends

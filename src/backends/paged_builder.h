@@ -16,6 +16,7 @@ class PagedBuilder : public AttentionMetadataBuilder {
 
   Result<AttentionMetadata> build(std::int32_t common_prefix_len, const CommonAttentionMetadata& common) override;
   Result<AttentionMetadata> build_for_cudagraph_capture(const CommonAttentionMetadata& common) override;
+  Status update_for_cudagraph_replay(const AttentionMetadata& captured, const CommonAttentionMetadata& common) override;
   std::vector<std::pair<std::int32_t, std::int32_t>> reorder_batch(const ReorderInput& input) const override;
   std::int32_t reorder_batch_threshold() const override;
 
@@ -26,7 +27,8 @@ class PagedBuilder : public AttentionMetadataBuilder {
   // The options of an ordinary build, for backends that change some.
   Result<MetadataOptions> options() const;
   // Refuses what the backend does not take, then makes the metadata, on a device with its arrays there.
-  Result<AttentionMetadata> make(const CommonAttentionMetadata& common, const MetadataOptions& options) const;
+  Result<AttentionMetadata> make(const CommonAttentionMetadata& common, const MetadataOptions& options,
+                                 ArrayUse use = ArrayUse::kOneStep) const;
 
  private:
   Status check_batch(const CommonAttentionMetadata& common) const;

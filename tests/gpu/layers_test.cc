@@ -14,6 +14,7 @@
 #include "gpu/device_case.h"
 #include "quire/backend.h"
 #include "quire/cuda.h"
+#include "quire/tree.h"
 #include "support/random.h"
 
 namespace quire::testing {
@@ -52,6 +53,9 @@ struct GraphSetup {
   std::string_view backend = "TRITON_ATTN";
   std::int32_t query_len = 1;
   std::int32_t head_size = 64;
+  bool has_trees = false;   // of the requests, in a graph too
+  bool has_ranges = false;  // mm-prefix
+  bool has_flags = false;   // causal
   KVCacheDType cache_dtype = KVCacheDType::kAuto;
   KVSplits splits = KVSplits::kFixed;
 };
@@ -96,6 +100,7 @@ class GraphLayer {
   void* stream() const { return stream_.get(); }
   std::vector<std::byte>& output() { return output_.host; }
   std::vector<std::byte>& cache() { return cache_.host; }
+  const GraphSetup& setup() const { return setup_; }
   Twin& starts() { return starts_; }
   Twin& table() { return table_; }
   Twin& slots() { return slots_; }
@@ -130,6 +135,7 @@ class GraphLayer {
             std::int64_t{table_.as<std::int32_t>()[seq * kWidth + position / kBlock]} * kBlock + position % kBlock;
       }
     }
+    make_terms(lengths);
     send();
   }
   // As before a step: the cache that both ways start from, and an output that nobody has written.
@@ -142,16 +148,8 @@ class GraphLayer {
     cache_.send(stream());
   }
 
-  // The metadata of all kSeqs requests, padded ones included, or of the first `num_reqs` alone.
-  Result<AttentionMetadata> build(bool on_device, std::int32_t num_reqs, bool for_capture) {
-    BuilderConfig config;
-    config.num_heads = kHeads;
-    config.num_kv_heads = kKVHeads;
-    config.head_size = config.head_size_v = setup_.head_size;
-    config.block_size = kBlock;
-    config.num_blocks = kBlocks;
-    config.runtime = on_device ? runtime_ : Runtime{.backplane = Backplane::kReference};
-    QUIRE_ASSIGN_OR_RETURN(const auto builder, backend_->make_builder(config));
+  // The batch of a step: of all kSeqs requests, padded ones included, or of the first `num_reqs` alone.
+  CommonAttentionMetadata common_of(bool on_device, std::int32_t num_reqs) {
     const auto reqs = static_cast<std::size_t>(num_reqs);
     CommonAttentionMetadata common;
     common.query_start_loc_cpu = {starts_.as<std::int32_t>(), reqs + 1};
@@ -162,10 +160,32 @@ class GraphLayer {
     common.max_seq_len = kLongest;
     common.block_table_tensor = table_.view(DType::kInt32, {kSeqs, kWidth}, on_device);
     common.slot_mapping = slots_.view(DType::kInt64, {tokens()}, on_device);
+    if (setup_.has_trees) common.trees = {tree_of_.data(), reqs};
+    if (setup_.has_flags) common.causal_per_seq = {flags_.data(), reqs};
+    if (setup_.has_ranges) {
+      common.mm_ranges = ranges_;
+      common.mm_range_start = {range_start_.data(), reqs + 1};
+    }
     if (on_device) {
       common.query_start_loc = starts_.view(DType::kInt32, {num_reqs + 1}, true);
       common.seq_lens = lens_.view(DType::kInt32, {num_reqs}, true);
     }
+    return common;
+  }
+  Result<std::unique_ptr<AttentionMetadataBuilder>> make_builder(bool on_device) const {
+    BuilderConfig config;
+    config.num_heads = kHeads;
+    config.num_kv_heads = kKVHeads;
+    config.head_size = config.head_size_v = setup_.head_size;
+    config.block_size = kBlock;
+    config.num_blocks = kBlocks;
+    config.runtime = on_device ? runtime_ : Runtime{.backplane = Backplane::kReference};
+    return backend_->make_builder(config);
+  }
+  // The metadata of all kSeqs requests, padded ones included, or of the first `num_reqs` alone.
+  Result<AttentionMetadata> build(bool on_device, std::int32_t num_reqs, bool for_capture) {
+    QUIRE_ASSIGN_OR_RETURN(const auto builder, make_builder(on_device));
+    const CommonAttentionMetadata common = common_of(on_device, num_reqs);
     return for_capture ? builder->build_for_cudagraph_capture(common) : builder->build(0, common);
   }
   Result<std::unique_ptr<AttentionImpl>> make_layer(bool on_device) const {
@@ -211,8 +231,40 @@ class GraphLayer {
     cache_.send(stream());
   }
 
+  // Trees of random shapes, ranges and flags; each request of the first step, which is captured, has all of them,
+  // others by chance.
+  void make_terms(const Lengths& lengths) {
+    trees_.clear();
+    tree_of_.assign(kSeqs, nullptr);
+    ranges_.clear();
+    range_start_.assign(1, 0);
+    flags_.clear();
+    const double share = is_first_ ? 1.0 : 0.6;
+    is_first_ = false;
+    for (std::size_t seq = 0; seq < kSeqs; ++seq) {
+      const bool used = seq < lengths.size();
+      flags_.push_back(random_.chance(0.5) ? 1 : 0);
+      if (used && (seq == 0 || random_.chance(share))) {  // without any range other kernels run
+        const std::int32_t start = random_.between(0, lengths[seq] - 1);
+        ranges_.push_back({start, start + random_.between(1, 40)});
+      }
+      range_start_.push_back(static_cast<std::int32_t>(ranges_.size()));
+      if (!used || !random_.chance(share)) continue;
+      std::vector<std::int32_t> parents;
+      for (std::int32_t node = 1; node < setup_.query_len; ++node) parents.push_back(random_.between(0, node - 1));
+      trees_.push_back(std::make_unique<TokenTree>(TokenTree::from_parents(parents).value()));
+      tree_of_[seq] = trees_.back().get();
+    }
+  }
+
   GraphSetup setup_;
   Random random_;
+  bool is_first_ = true;
+  std::vector<std::unique_ptr<TokenTree>> trees_;
+  std::vector<const TokenTree*> tree_of_;
+  std::vector<MmRange> ranges_;
+  std::vector<std::int32_t> range_start_;
+  std::vector<std::uint8_t> flags_;
   const AttentionBackend* backend_ = nullptr;
   cuda::Stream stream_;
   KVCacheSpec spec_;
@@ -245,7 +297,9 @@ class GpuLayers : public ::testing::Test {
                              std::to_string(setup.head_size) + " " +
                              std::string(kv_cache_dtype_name(setup.cache_dtype));
     layer.make_step({q, q, q, q});
-    const auto captured = layer.build(true, GraphLayer::kSeqs, true);
+    const auto builder = layer.make_builder(true);
+    require(builder.status());
+    const auto captured = (*builder)->build_for_cudagraph_capture(layer.common_of(true, GraphLayer::kSeqs));
     ASSERT_TRUE(captured.ok()) << captured.status().to_string();
     const auto impl = layer.make_layer(true);
     const auto reference = layer.make_layer(false);
@@ -259,10 +313,15 @@ class GpuLayers : public ::testing::Test {
     ASSERT_TRUE(graph.ok()) << graph.status().to_string();
     layer.fetch();
     const std::vector<std::byte> cache = layer.cache();
-    const std::vector<Lengths> steps = {{q, 300, 650, 64}, {700}, {q + 1, 17 + q, 16 + q}, {GraphLayer::kLongest, 333}};
+    const std::vector<Lengths> steps = {
+        {q, 300, 650, std::max(q, 64)}, {700}, {q + 1, 17 + q, 16 + q}, {GraphLayer::kLongest, 333}};
     for (const Lengths& lengths : steps) {
       layer.make_step(lengths);
       layer.reset_cache(cache);
+      const auto reqs = static_cast<std::int32_t>(lengths.size());
+      if (setup.has_trees || setup.has_ranges || setup.has_flags) {
+        require((*builder)->update_for_cudagraph_replay(*captured, layer.common_of(true, reqs)));
+      }
       require(graph->replay(layer.stream()));
       require(cuda::check(layer.stream()));
       layer.fetch();
@@ -270,7 +329,6 @@ class GpuLayers : public ::testing::Test {
       const std::vector<std::byte> stored = layer.cache();
 
       // The same step as a call of its own, without padded requests.
-      const auto reqs = static_cast<std::int32_t>(lengths.size());
       layer.send();
       layer.reset_cache(cache);
       const auto direct = layer.build(true, reqs, false);
@@ -307,6 +365,40 @@ TEST_F(GpuLayers, GraphsReplayWithChangedMetadata) {
     replay_with_changes({.query_len = 3, .cache_dtype = KVCacheDType::kInt8PerTokenHead, .splits = splits});
     replay_with_changes({.query_len = 2, .head_size = 72, .splits = splits});  // the plain kernel
   }
+}
+
+TEST_F(GpuLayers, GraphsReplayWithOtherTerms) {
+  for (const KVSplits splits : {KVSplits::kFixed, KVSplits::kBalanced}) {
+    for (const std::int32_t query_len : {4, 40, 70}) {
+      replay_with_changes({.backend = "TREE_ATTN", .query_len = query_len, .has_trees = true, .splits = splits});
+    }
+    for (const std::int32_t query_len : {1, 40}) {
+      replay_with_changes({.query_len = query_len, .has_ranges = true, .splits = splits});
+      replay_with_changes({.query_len = query_len, .has_flags = true, .splits = splits});
+    }
+  }
+}
+
+// What a capture has no room for is refused.
+TEST_F(GpuLayers, UpdatesStayWithinTheCapture) {
+  const auto refusal = [](const GraphSetup& captured_with, const GraphSetup& updated_with) {
+    GraphLayer small(captured_with);
+    GraphLayer large(updated_with);
+    small.make_step({100, 200, 300, 400});
+    large.make_step({100, 200, 300, 400});
+    const auto builder = small.make_builder(true);
+    require(builder.status());
+    const auto captured = (*builder)->build_for_cudagraph_capture(small.common_of(true, 4));
+    require(captured.status());
+    return (*builder)->update_for_cudagraph_replay(*captured, large.common_of(true, 4)).to_string();
+  };
+  EXPECT_NE(refusal({.backend = "TREE_ATTN", .query_len = 8}, {.backend = "TREE_ATTN", .query_len = 9})
+                .find("common.max_query_len: want at most 8, as the graph was captured with, got 9"),
+            std::string::npos);
+  EXPECT_NE(refusal({}, {.has_ranges = true}).find("ranges of a request: want at most 0"), std::string::npos);
+  EXPECT_NE(refusal({}, {.has_flags = true}).find("common.causal: want what the graph was captured with"),
+            std::string::npos);
+  EXPECT_NE(refusal({}, {.has_trees = true}).find("common.trees: not supported by TRITON_ATTN"), std::string::npos);
 }
 
 TEST_F(GpuLayers, CaptureWantsLengthsOnTheDevice) {
