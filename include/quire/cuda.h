@@ -53,6 +53,26 @@ class DeviceBuffer {
   std::size_t size_ = 0;
 };
 
+// Owns pinned memory of the host, which copies do not wait for and which swap_blocks moves blocks to and from in place.
+class HostBuffer {
+ public:
+  HostBuffer() = default;
+  static Result<HostBuffer> allocate(std::size_t bytes);
+  HostBuffer(HostBuffer&& other) noexcept;
+  HostBuffer& operator=(HostBuffer&& other) noexcept;
+  HostBuffer(const HostBuffer&) = delete;
+  HostBuffer& operator=(const HostBuffer&) = delete;
+  ~HostBuffer();
+
+  void* data() const { return data_; }
+  std::size_t size() const { return size_; }
+  std::span<std::byte> bytes() const { return {static_cast<std::byte*>(data_), size_}; }
+
+ private:
+  void* data_ = nullptr;
+  std::size_t size_ = 0;
+};
+
 // In the stream's order. The host memory of copy_to_device may be reused when the call returns if it is pageable;
 // copy_to_host waits for the copy.
 Status copy_to_device(void* device, const void* host, std::size_t bytes, void* stream);
@@ -66,9 +86,12 @@ Status reshape_and_cache_flash(const TensorView& key, const TensorView& value, c
                                const TensorView& slot_mapping, void* stream);
 Status rope_and_cache_flash(const RopeArgs& rope, const TensorView& key, const TensorView& value, const KVSource& cache,
                             const TensorView& slot_mapping, void* stream);
-// Either side may be on the host. Pairs are host memory.
+// Pairs are host memory. Either side of a swap may be on the host: memory that is pinned is read and written in place
+// by one launch (for each 128 pairs), other memory is copied block by block.
 Status swap_blocks(const KVSource& source, const KVSource& destination, std::span<const BlockPair> pairs, void* stream);
 // A block may be a source and a destination unless pairs form a cycle, which is kUnsupported.
 Status copy_blocks(std::span<const KVSource> caches, std::span<const BlockPair> pairs, void* stream);
+Status move_tokens(std::span<const KVSource> caches, std::span<const SlotPair> pairs, void* stream);
+Status reset_kv_scales(const KVSource& cache, void* stream);
 
 }  // namespace quire::cuda

@@ -20,6 +20,10 @@ Result<DeviceBuffer> DeviceBuffer::allocate(std::size_t) { return absent(); }
 DeviceBuffer::DeviceBuffer(DeviceBuffer&&) noexcept {}
 DeviceBuffer& DeviceBuffer::operator=(DeviceBuffer&&) noexcept { return *this; }
 DeviceBuffer::~DeviceBuffer() = default;
+Result<HostBuffer> HostBuffer::allocate(std::size_t) { return absent(); }
+HostBuffer::HostBuffer(HostBuffer&&) noexcept {}
+HostBuffer& HostBuffer::operator=(HostBuffer&&) noexcept { return *this; }
+HostBuffer::~HostBuffer() = default;
 Status copy_to_device(void*, const void*, std::size_t, void*) { return absent(); }
 Status copy_to_host(void*, const void*, std::size_t, void*) { return absent(); }
 Status fill(void*, unsigned char, std::size_t, void*) { return absent(); }
@@ -33,6 +37,8 @@ Status rope_and_cache_flash(const RopeArgs&, const TensorView&, const TensorView
 }
 Status swap_blocks(const KVSource&, const KVSource&, std::span<const BlockPair>, void*) { return absent(); }
 Status copy_blocks(std::span<const KVSource>, std::span<const BlockPair>, void*) { return absent(); }
+Status move_tokens(std::span<const KVSource>, std::span<const SlotPair>, void*) { return absent(); }
+Status reset_kv_scales(const KVSource&, void*) { return absent(); }
 
 Result<Stream> Stream::create() { return absent(); }
 Stream::~Stream() = default;

@@ -1,39 +1,140 @@
 // The cache operations of quire/cuda.h: checks, then kernels or copies.
 #include <algorithm>
 #include <string>
+#include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "cuda/context.h"
+#include "cuda/kernel/move.h"
 #include "cuda/kernel/store.h"
 #include "quire/cuda.h"
 
 namespace quire::cuda {
 namespace {
 
-// Rows of `row_bytes` of one side of a block.
-struct Rows {
-  std::byte* data = nullptr;
-  std::int64_t page = 0;  // strides in bytes
-  std::int64_t token = 0;
-  std::int64_t head = 0;
-  std::int64_t row_bytes = 0;
+// K, V and their scales of each stream, one after the other; tokens are units or the outer rows of one.
+struct CacheRows {
+  MoveRows rows[kMovePieces];
+  std::int32_t row_bytes[kMovePieces];
+  int count = 0;
 };
 
-std::vector<Rows> rows_of(const KVSource& cache) {
-  std::vector<Rows> all;
+CacheRows rows_of(const KVSource& cache) {
+  CacheRows all;
   const std::int64_t bytes = dtype_bytes(cache.dtype);
-  const auto add = [&](const KVRows& rows, std::int64_t size) {
-    all.push_back({static_cast<std::byte*>(rows.data), rows.page_stride * bytes, rows.token_stride * bytes,
-                   rows.head_stride * bytes, size * bytes});
+  const auto add = [&](void* data, std::int64_t page, std::int64_t token, std::int64_t head, std::int64_t row_bytes) {
+    all.row_bytes[all.count] = static_cast<std::int32_t>(row_bytes);
+    all.rows[all.count++] = {
+        .data = static_cast<std::byte*>(data), .page = page, .token = token, .outer = token, .inner = head};
+  };
+  const auto add_rows = [&](const KVRows& rows, std::int64_t size) {
+    add(rows.data, rows.page_stride * bytes, rows.token_stride * bytes, rows.head_stride * bytes, size * bytes);
     if (rows.scales == nullptr) return;
-    all.push_back({reinterpret_cast<std::byte*>(rows.scales), rows.scale_page_stride * 4, rows.scale_token_stride * 4,
-                   rows.scale_head_stride * 4, 4});
+    add(rows.scales, rows.scale_page_stride * 4, rows.scale_token_stride * 4, rows.scale_head_stride * 4, 4);
   };
   for (std::int32_t stream = 0; stream < cache.num_streams; ++stream) {
-    add(cache.key[stream], cache.head_size);
-    add(cache.value[stream], cache.head_size_v);
+    add_rows(cache.key[stream], cache.head_size);
+    add_rows(cache.value[stream], cache.head_size_v);
   }
   return all;
+}
+
+// What moves between two caches, or inside one.
+enum class Unit : std::uint8_t { kBlock, kToken };
+
+std::int32_t widest_word(const MoveRows& from, const MoveRows& to, std::int32_t row_bytes) {
+  std::uint64_t bits = static_cast<std::uint64_t>(row_bytes);
+  for (const MoveRows& rows : {from, to}) {
+    bits |= reinterpret_cast<std::uintptr_t>(rows.data);
+    bits |= static_cast<std::uint64_t>(rows.page | rows.token | rows.outer | rows.inner);
+  }
+  return bits % 16 == 0 ? 16 : bits % 4 == 0 ? 4 : 1;
+}
+
+MoveParams move_params(const KVSource& source, const KVSource& destination, Unit unit) {
+  const CacheRows from = rows_of(source);
+  const CacheRows to = rows_of(destination);
+  MoveParams params;
+  params.num_pieces = from.count;
+  params.unit_tokens = unit == Unit::kToken ? source.block_size : 1;
+  params.num_outer = unit == Unit::kToken ? 1 : source.block_size;
+  params.num_inner = source.num_kv_heads;
+  // Neighbouring threads take neighbouring rows.
+  const bool heads_outside = params.num_outer > 1 && from.rows[0].inner > from.rows[0].outer;
+  if (heads_outside) std::swap(params.num_outer, params.num_inner);
+  for (int i = 0; i < from.count; ++i) {
+    MovePiece& piece = params.pieces[i];
+    piece = {.from = from.rows[i], .to = to.rows[i], .row_bytes = from.row_bytes[i]};
+    for (MoveRows* rows : {&piece.from, &piece.to}) {
+      if (heads_outside) std::swap(rows->outer, rows->inner);
+      if (unit == Unit::kBlock) rows->token = 0;
+    }
+    piece.word_bytes = widest_word(piece.from, piece.to, piece.row_bytes);
+  }
+  return params;
+}
+
+// Moves that touch no common unit are chains of their own. Numbers them in the order of their first move.
+std::vector<std::vector<UnitMove>> chains_of(std::span<const UnitMove> moves) {
+  std::unordered_map<std::int64_t, std::size_t> chain_of;  // of a unit
+  std::vector<std::size_t> parent;                         // of a chain that became part of another
+  const auto root = [&](std::size_t chain) {
+    while (parent[chain] != chain) chain = parent[chain] = parent[parent[chain]];
+    return chain;
+  };
+  for (const UnitMove& move : moves) {
+    const std::size_t own = parent.size();
+    parent.push_back(own);
+    for (const std::int64_t unit : {move.source, move.destination}) {
+      const auto [found, is_new] = chain_of.try_emplace(unit, own);
+      if (is_new) continue;
+      const std::size_t a = root(found->second);
+      const std::size_t b = root(own);
+      parent[std::max(a, b)] = std::min(a, b);
+    }
+  }
+  std::vector<std::vector<UnitMove>> chains(parent.size());
+  for (std::size_t i = 0; i < moves.size(); ++i) chains[root(i)].push_back(moves[i]);
+  std::erase_if(chains, [](const auto& chain) { return chain.empty(); });
+  return chains;
+}
+
+// Launches of at most kMovesOfLaunch moves; a chain that is cut goes on in the next one.
+Status run_moves(MoveParams params, std::span<const std::vector<UnitMove>> chains, cudaStream_t stream) {
+  std::size_t count = 0;
+  params.num_chains = 0;
+  const auto flush = [&]() -> Status {
+    if (count > 0) QUIRE_RETURN_IF_ERROR(launch_move(params, stream));
+    count = 0;
+    params.num_chains = 0;
+    return {};
+  };
+  for (const std::vector<UnitMove>& chain : chains) {
+    for (std::size_t i = 0; i < chain.size(); ++i) {
+      if (count == kMovesOfLaunch) QUIRE_RETURN_IF_ERROR(flush());
+      if (i == 0 || count == 0) ++params.num_chains;
+      params.moves[count++] = chain[i];
+      params.first[params.num_chains] = static_cast<std::int16_t>(count);
+    }
+  }
+  return flush();
+}
+
+// Whether kernels can read and write the cache: memory of the device, or of the host that is pinned.
+Result<bool> is_reachable(const KVSource& cache) {
+  const CacheRows all = rows_of(cache);
+  for (int i = 0; i < all.count; ++i) {
+    const MoveRows& rows = all.rows[i];
+    const std::int64_t last = (cache.num_blocks - 1) * rows.page + (cache.block_size - 1) * rows.token +
+                              (cache.num_kv_heads - 1) * rows.inner + all.row_bytes[i] - 1;
+    for (const std::int64_t offset : {std::int64_t{0}, last}) {
+      cudaPointerAttributes attributes;
+      QUIRE_CUDA_RETURN_IF_ERROR(cudaPointerGetAttributes(&attributes, rows.data + offset));
+      if (attributes.type == cudaMemoryTypeUnregistered || attributes.devicePointer != rows.data + offset) return false;
+    }
+  }
+  return true;
 }
 
 Status copy_pieces(void* to, const void* from, std::int64_t bytes, cudaStream_t stream) {
@@ -41,22 +142,21 @@ Status copy_pieces(void* to, const void* from, std::int64_t bytes, cudaStream_t 
                    "cudaMemcpyAsync");
 }
 
-// One block's rows of one side: at once where they are dense, else one strided copy a token.
-Status copy_block(const Rows& from, const Rows& to, const KVSource& shape, const BlockPair& pair, cudaStream_t stream) {
+// One block's rows of one piece: at once where they are dense, else one strided copy for each outer row.
+Status copy_block(const MoveParams& shape, const MovePiece& piece, const BlockPair& pair, cudaStream_t stream) {
+  const MoveRows& from = piece.from;
+  const MoveRows& to = piece.to;
   const std::byte* source = from.data + pair.source * from.page;
   std::byte* target = to.data + pair.destination * to.page;
-  const std::int64_t tokens = shape.block_size;
-  const std::int64_t heads = shape.num_kv_heads;
-  const bool tokens_first = from.head == from.row_bytes && from.token == heads * from.row_bytes;
-  const bool heads_first = from.token == from.row_bytes && from.head == tokens * from.row_bytes;
-  const bool same = from.token == to.token && from.head == to.head;
-  if (same && (tokens_first || heads_first))
-    return copy_pieces(target, source, tokens * heads * from.row_bytes, stream);
-  for (std::int64_t token = 0; token < tokens; ++token) {
+  const std::int64_t row_bytes = piece.row_bytes;
+  const bool is_dense = from.inner == row_bytes && from.outer == shape.num_inner * row_bytes;
+  if (is_dense && from.inner == to.inner && from.outer == to.outer)
+    return copy_pieces(target, source, shape.num_outer * from.outer, stream);
+  for (std::int64_t row = 0; row < shape.num_outer; ++row) {
     const cudaError_t error = cudaMemcpy2DAsync(
-        target + token * to.token, static_cast<std::size_t>(std::max(to.head, to.row_bytes)),
-        source + token * from.token, static_cast<std::size_t>(std::max(from.head, from.row_bytes)),
-        static_cast<std::size_t>(from.row_bytes), static_cast<std::size_t>(heads), cudaMemcpyDefault, stream);
+        target + row * to.outer, static_cast<std::size_t>(std::max(to.inner, row_bytes)), source + row * from.outer,
+        static_cast<std::size_t>(std::max(from.inner, row_bytes)), static_cast<std::size_t>(row_bytes),
+        static_cast<std::size_t>(shape.num_inner), cudaMemcpyDefault, stream);
     QUIRE_RETURN_IF_ERROR(to_status(error, "cudaMemcpy2DAsync"));
   }
   return {};
@@ -72,6 +172,11 @@ Status check_pair(const BlockPair& pair, std::size_t index, std::int64_t sources
   return check("destination", pair.destination, destinations);
 }
 
+Status check_on_device(const KVSource& cache) {
+  if (cache.device.type == DeviceType::kCuda) return {};
+  return invalid_argument("cache.device: want cuda, got " + device_name(cache.device));
+}
+
 Status check_same_shape(const KVSource& source, const KVSource& destination) {
   const bool same = source.dtype == destination.dtype && source.num_streams == destination.num_streams &&
                     source.num_kv_heads == destination.num_kv_heads && source.head_size == destination.head_size &&
@@ -81,26 +186,17 @@ Status check_same_shape(const KVSource& source, const KVSource& destination) {
   return invalid_argument("destination: want a cache of the source's dtype, heads, head sizes, block size and scales");
 }
 
-Status copy_pair(const KVSource& source, const KVSource& destination, const BlockPair& pair, cudaStream_t stream) {
-  const std::vector<Rows> from = rows_of(source);
-  const std::vector<Rows> to = rows_of(destination);
-  for (std::size_t i = 0; i < from.size(); ++i) {
-    QUIRE_RETURN_IF_ERROR(copy_block(from[i], to[i], source, pair, stream));
-  }
-  return {};
-}
-
 // The pairs in an order in which no block is overwritten before it has been read.
-Result<std::vector<BlockPair>> safe_order(std::span<const BlockPair> pairs) {
-  std::vector<BlockPair> rest;
+Result<std::vector<UnitMove>> safe_order(std::span<const BlockPair> pairs) {
+  std::vector<UnitMove> rest;
   for (const BlockPair& pair : pairs) {
-    if (pair.source != pair.destination) rest.push_back(pair);
+    if (pair.source != pair.destination) rest.push_back({pair.source, pair.destination});
   }
-  std::vector<BlockPair> order;
+  std::vector<UnitMove> order;
   while (!rest.empty()) {
-    const auto is_free = [&](const BlockPair& pair) {
+    const auto is_free = [&](const UnitMove& pair) {
       return std::none_of(rest.begin(), rest.end(),
-                          [&](const BlockPair& other) { return other.source == pair.destination; });
+                          [&](const UnitMove& other) { return other.source == pair.destination; });
     };
     const auto middle = std::stable_partition(rest.begin(), rest.end(), is_free);
     if (middle == rest.begin()) {
@@ -145,29 +241,72 @@ Status rope_and_cache_flash(const RopeArgs& rope, const TensorView& key, const T
 Status swap_blocks(const KVSource& source, const KVSource& destination, std::span<const BlockPair> pairs,
                    void* stream) {
   QUIRE_RETURN_IF_ERROR(check_same_shape(source, destination));
+  if (source.key[0].data == destination.key[0].data) {
+    return invalid_argument("destination: want another cache than the source; copy_blocks copies inside one");
+  }
   for (std::size_t i = 0; i < pairs.size(); ++i) {
     QUIRE_RETURN_IF_ERROR(check_pair(pairs[i], i, source.num_blocks, destination.num_blocks));
   }
   QUIRE_RETURN_IF_ERROR(check_destinations(pairs));
+  const MoveParams params = move_params(source, destination, Unit::kBlock);
+  QUIRE_ASSIGN_OR_RETURN(const bool reads, is_reachable(source));
+  QUIRE_ASSIGN_OR_RETURN(const bool writes, is_reachable(destination));
+  if (reads && writes) {
+    std::vector<std::vector<UnitMove>> chains;
+    for (const BlockPair& pair : pairs) chains.push_back({{pair.source, pair.destination}});
+    return run_moves(params, chains, static_cast<cudaStream_t>(stream));
+  }
   for (const BlockPair& pair : pairs) {
-    QUIRE_RETURN_IF_ERROR(copy_pair(source, destination, pair, static_cast<cudaStream_t>(stream)));
+    for (int i = 0; i < params.num_pieces; ++i) {
+      QUIRE_RETURN_IF_ERROR(copy_block(params, params.pieces[i], pair, static_cast<cudaStream_t>(stream)));
+    }
   }
   return {};
 }
 
 Status copy_blocks(std::span<const KVSource> caches, std::span<const BlockPair> pairs, void* stream) {
   QUIRE_RETURN_IF_ERROR(check_destinations(pairs));
-  QUIRE_ASSIGN_OR_RETURN(const std::vector<BlockPair> order, safe_order(pairs));
+  QUIRE_ASSIGN_OR_RETURN(const std::vector<UnitMove> order, safe_order(pairs));
   for (const KVSource& cache : caches) {
     for (std::size_t i = 0; i < pairs.size(); ++i) {
       QUIRE_RETURN_IF_ERROR(check_pair(pairs[i], i, cache.num_blocks, cache.num_blocks));
     }
   }
+  const std::vector<std::vector<UnitMove>> chains = chains_of(order);
   for (const KVSource& cache : caches) {
-    for (const BlockPair& pair : order)
-      QUIRE_RETURN_IF_ERROR(copy_pair(cache, cache, pair, static_cast<cudaStream_t>(stream)));
+    QUIRE_RETURN_IF_ERROR(
+        run_moves(move_params(cache, cache, Unit::kBlock), chains, static_cast<cudaStream_t>(stream)));
   }
   return {};
+}
+
+Status move_tokens(std::span<const KVSource> caches, std::span<const SlotPair> pairs, void* stream) {
+  std::vector<UnitMove> moves;
+  for (const SlotPair& pair : pairs) {
+    if (pair.source != pair.destination) moves.push_back({pair.source, pair.destination});
+  }
+  for (const KVSource& cache : caches) {
+    QUIRE_RETURN_IF_ERROR(check_on_device(cache));
+    for (std::size_t i = 0; i < pairs.size(); ++i) {
+      const std::int64_t num_slots = cache.num_blocks * cache.block_size;
+      QUIRE_RETURN_IF_ERROR(check_pair({pairs[i].source, pairs[i].destination}, i, num_slots, num_slots));
+    }
+  }
+  const std::vector<std::vector<UnitMove>> chains = chains_of(moves);
+  for (const KVSource& cache : caches) {
+    QUIRE_RETURN_IF_ERROR(
+        run_moves(move_params(cache, cache, Unit::kToken), chains, static_cast<cudaStream_t>(stream)));
+  }
+  return {};
+}
+
+Status reset_kv_scales(const KVSource& cache, void* stream) {
+  if (cache.num_streams < 1 || cache.num_streams > 2) {
+    return invalid_argument("cache.num_streams: want 1 or 2, got " + std::to_string(cache.num_streams));
+  }
+  if (cache.key[0].scales == nullptr) return {};
+  QUIRE_RETURN_IF_ERROR(check_on_device(cache));
+  return launch_reset_scales(cache, static_cast<cudaStream_t>(stream));
 }
 
 }  // namespace quire::cuda

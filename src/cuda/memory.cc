@@ -52,6 +52,25 @@ DeviceBuffer& DeviceBuffer::operator=(DeviceBuffer&& other) noexcept {
 
 DeviceBuffer::~DeviceBuffer() { static_cast<void>(cudaFree(data_)); }
 
+Result<HostBuffer> HostBuffer::allocate(std::size_t bytes) {
+  HostBuffer buffer;
+  if (bytes == 0) return buffer;
+  QUIRE_CUDA_RETURN_IF_ERROR(cudaMallocHost(&buffer.data_, bytes));
+  buffer.size_ = bytes;
+  return buffer;
+}
+
+HostBuffer::HostBuffer(HostBuffer&& other) noexcept
+    : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+
+HostBuffer& HostBuffer::operator=(HostBuffer&& other) noexcept {
+  std::swap(data_, other.data_);
+  std::swap(size_, other.size_);
+  return *this;
+}
+
+HostBuffer::~HostBuffer() { static_cast<void>(cudaFreeHost(data_)); }
+
 Status copy_to_device(void* device, const void* host, std::size_t bytes, void* stream) {
   return to_status(cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, static_cast<cudaStream_t>(stream)),
                    "cudaMemcpyAsync");
