@@ -25,3 +25,12 @@ if(QUIRE_BUILD_BENCH AND quire_bench_sources)
   quire_compile_options(quire_benchmarks)
   target_link_libraries(quire_benchmarks PRIVATE quire benchmark::benchmark_main OpenMP::OpenMP_CXX)
 endif()
+
+# The table of the CUDA kernels, built on demand: scripts/gpu_check.sh runs it where there is a GPU.
+if(QUIRE_HAS_CUDA)
+  quire_glob(quire_gpu_bench_sources *.cc tests/gpu/bench)
+  add_executable(quire_gpu_bench EXCLUDE_FROM_ALL ${quire_gpu_bench_sources} tests/gpu/bench/batch.cu)
+  quire_compile_options(quire_gpu_bench)
+  target_include_directories(quire_gpu_bench PRIVATE ${PROJECT_SOURCE_DIR}/tests)
+  target_link_libraries(quire_gpu_bench PRIVATE quire OpenMP::OpenMP_CXX CUDA::cudart_static)
+endif()

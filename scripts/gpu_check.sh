@@ -19,12 +19,8 @@ build_all() {
   cmake -S . -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DQUIRE_CUDA=ON -DQUIRE_BUILD_ENGINE=OFF \
     -DQUIRE_BUILD_BENCH=OFF -DQUIRE_BUILD_EXAMPLES=OFF -DQUIRE_CUDA_ARCHITECTURES="$architectures" >"$build.log" 2>&1 ||
     { cat "$build.log"; return 1; }
-  cmake --build "$build" -j "$jobs" --target quire_command quire_gpu_tests >"$build.log" 2>&1 ||
+  cmake --build "$build" -j "$jobs" --target quire_command quire_gpu_tests quire_gpu_bench >"$build.log" 2>&1 ||
     { grep -A 20 -m 3 'FAILED\|error' "$build.log"; return 1; }
-  local arch="${architectures%%;*}"
-  arch="${arch%-real}"
-  nvcc -std=c++20 -O3 -Xcompiler -fopenmp -gencode="arch=compute_$arch,code=sm_$arch" -Isrc -Iinclude \
-    tests/gpu/bench/gpu_bench.cu "$build/libquire.a" -o "$build/gpu_bench"
 }
 
 # The golden cases as they are, in head-major pages, and with scales in tensors of their own; then the tests, the
@@ -81,7 +77,7 @@ bench_all() {
   "$quire" bench 64q1s8704 "${common[@]}" --no-ceilings --common-prefix 8192
   "$quire" bench 64q1s8704 "${common[@]}" --no-ceilings --common-prefix 8192 --op cascade --refcheck
   say "the kernels' table"
-  "$build/gpu_bench" "${QUIRE_BENCH_FILTER:-}"
+  "$build/quire_gpu_bench" "${QUIRE_BENCH_FILTER:-}"
 }
 
 steps=("$@")
