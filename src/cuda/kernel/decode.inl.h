@@ -25,24 +25,54 @@ struct DecodeCall {
   std::uint32_t shift_v = 0;
 };
 
-// Scores of a row tile to logits in units of log 2, hidden keys to -inf. Few tiles of
-// a long cache are masked, and registers for the rows' intervals cost more than a call there; a single token's interval
-// is the segment's.
+// What a row of a request of at most 32 tokens sees.
+struct RowView {
+  KeyRange seen;
+  std::uint32_t nodes = ~0u;  // of the request's own tokens
+};
+
+// Not inlined: few tiles of a long cache are masked.
+__device__ __noinline__ inline RowView view_of_row(const TileTerms& how, std::int32_t row) {
+  RowView view{fold_clip(how.terms, how.keys, {row, row, how.context_len})};
+  const terms::Tree& tree = how.terms.tree;
+  if (tree.active()) {
+    view.nodes = row < tree.size ? static_cast<std::uint32_t>(tree.mask[static_cast<std::int64_t>(row) * tree.words()])
+                                 : ~0u >> (31 - min(row, 31));
+    if (row < tree.size && tree.size < 32) view.nodes &= (1u << tree.size) - 1u;
+  }
+  return view;
+}
+
+// Scores of a stream's row tiles to logits in units of log 2, hidden keys to -inf. A single token's keys are the
+// segment's; else each lane finds out what one row sees, as nothing of it is kept from tile to tile.
 template <class Shape>
 __device__ QUIRE_INLINE void fold_terms(const DecodeCall& call, const Segment& segment, std::int32_t first_key,
-                                        int tile, float (&scores)[4]) {
+                                        int stream, float (&scores)[Shape::kTiles][4]) {
   const TileTerms& how = call.terms;
   const int lane = static_cast<int>(threadIdx.x % 32);
   const std::int32_t key = first_key + key_of<Shape>(lane / 4);
+  const bool by_row = !call.one_row && !how.has_logit_terms;
+  RowView view{how.keys};
+  if (by_row) view = view_of_row(how, decode_row(segment, call.group, lane, 1, 0).row);
 #pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    const std::int32_t kv_pos = key + i / 2 * 8;
-    if (call.one_row) {
-      if (kv_pos < how.keys.begin || kv_pos >= how.keys.end) scores[i] = -INFINITY;
-    } else {
+  for (int tile = stream * Shape::kRowTiles; tile < (stream + 1) * Shape::kRowTiles; ++tile) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const std::int32_t kv_pos = key + i / 2 * 8;
       const std::int32_t r = tile % Shape::kRowTiles * 8 + lane % 4 * 2 + i % 2;
-      const DecodeRow at = decode_row(segment, call.group, r, Shape::kStreams, tile / Shape::kRowTiles);
-      scores[i] = logit_of(how, kv_pos, at.row, at.q_head, scores[i]);
+      if (!call.one_row && how.has_logit_terms) {
+        const DecodeRow at = decode_row(segment, call.group, r, Shape::kStreams, stream);
+        scores[tile][i] = logit_of(how, kv_pos, at.row, at.q_head, scores[tile][i]);
+        continue;
+      }
+      RowView mine = view;
+      if (by_row) {
+        mine.seen = {__shfl_sync(kFullWarp, view.seen.begin, r), __shfl_sync(kFullWarp, view.seen.end, r)};
+        mine.nodes = __shfl_sync(kFullWarp, view.nodes, r);
+      }
+      const std::int32_t node = kv_pos - how.context_len;
+      const bool visible = kv_pos >= mine.seen.begin && kv_pos < mine.seen.end;
+      if (!visible || (by_row && node >= 0 && (mine.nodes >> (node & 31) & 1u) == 0)) scores[tile][i] = -INFINITY;
     }
   }
 }
@@ -144,8 +174,8 @@ __device__ QUIRE_INLINE void score_tile(const DecodeCall& call, const Segment& s
         scores[tile][i] *=
             Shape::kBytes == 1 ? call.factor[stream] * state.lift[tile][i % 2] * scales[i / 2] : call.factor[stream];
       }
-      if (masked || how.has_logit_terms) fold_terms<Shape>(call, segment, first_key, tile, scores[tile]);
     }
+    if (masked || how.has_logit_terms) fold_terms<Shape>(call, segment, first_key, stream, scores);
   }
 }
 
