@@ -40,6 +40,7 @@ struct DecodeLoader {
   std::int32_t inline_unit;  // SplitParams::inline_unit
   std::int32_t block_shift;  // of a block size that is a power of two, else -1
   std::int32_t lane;
+  std::uint64_t policy;                 // of what is read, in L2
   RowUnits units[2 * Shape::kStreams];  // keys, values of each stream
   std::uint32_t shift_k = 0;            // where rows with their scales start in their places
   std::uint32_t shift_v = 0;
@@ -216,7 +217,7 @@ struct DecodeLoader {
       for (int k = 0; k < kChunks; k += kLanes) {
         const int chunk = column / 16 + k + lane % kLanes;
         const int place = kSwizzled ? chunk ^ ((i + row) % 8) : chunk;
-        ptx::cp_async_16(to + static_cast<std::uint32_t>((i + row) * kPitch + place * 16), from + k * 16);
+        ptx::cp_async_16(to + static_cast<std::uint32_t>((i + row) * kPitch + place * 16), from + k * 16, policy);
       }
       from += step;
     }

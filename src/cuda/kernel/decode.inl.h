@@ -334,6 +334,7 @@ struct LoadCursor {
   std::int32_t end = 0;   // of the segment's keys
   std::int32_t page = -1;
   int stage = 0;
+  int first_tiles = Shape::kFirstTiles;
 
   __device__ QUIRE_INLINE void issue(const DecodeWork& work) {
     while (next >= end && unit < work.units.end) {
@@ -347,6 +348,7 @@ struct LoadCursor {
     }
     if (next < end) {
       loader.load(stage, next, page);
+      if (first_tiles > 0 && --first_tiles == 0) loader.policy = ptx::evict_first();
       next += Shape::kWarps * Shape::kKeys;
       page = loader.page_of(next);
     }
@@ -480,7 +482,8 @@ __global__ void __launch_bounds__(Shape::kWarps * 32, Shape::kBlocks)
                             Shape::kBytes == 1 && params.narrow_rows,
                             params.inline_unit,
                             params.block_shift,
-                            static_cast<std::int32_t>(threadIdx.x % 32)},
+                            static_cast<std::int32_t>(threadIdx.x % 32),
+                            ptx::evict_normal()},
                            work.units.begin};
   cursor.loader.find_units();
   run_segments<Shape>(work, cursor, decode_shared + Shape::kRingBytes);

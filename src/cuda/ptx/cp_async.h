@@ -14,6 +14,24 @@ __device__ inline void cp_async_16(std::uint32_t shared, const void* global) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared), "l"(global) : "memory");
 }
 
+// How long L2 should keep what is read: as usual, or only until it needs the place.
+__device__ inline std::uint64_t evict_normal() {
+  std::uint64_t policy;
+  asm("createpolicy.fractional.L2::evict_normal.b64 %0, 1.0;" : "=l"(policy));
+  return policy;
+}
+__device__ inline std::uint64_t evict_first() {
+  std::uint64_t policy;
+  asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+  return policy;
+}
+
+// The same under such a policy.
+__device__ inline void cp_async_16(std::uint32_t shared, const void* global, std::uint64_t policy) {
+  asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2;" ::"r"(shared), "l"(global), "l"(policy)
+               : "memory");
+}
+
 // The same, or zeros where `there` is false (nothing is read then).
 __device__ inline void cp_async_16(std::uint32_t shared, const void* global, bool there) {
   const int bytes = there ? 16 : 0;
