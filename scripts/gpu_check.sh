@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Builds quire for this machine's GPU, replays the golden cases on it, runs its gpu tests, both under compute-sanitizer
-# too, and prints the tables of docs/performance.md: gpu_check.sh [build|test|sanitize|bench]... (default: all four).
+# too, and prints the tables of docs/performance.md: gpu_check.sh [build|test|sanitize|bench|peers]... (default: all but
+# the last). peers times our kernels and, where python3 has PyTorch, cuDNN and FlashAttention in the same minutes.
 # QUIRE_PROPERTY_CASES sets the generated cases of each kind, QUIRE_BENCH_FILTER the rows of the kernels' table.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -80,13 +81,21 @@ bench_all() {
   "$build/quire_gpu_bench" "${QUIRE_BENCH_FILTER:-}"
 }
 
+peers_all() {
+  say "the kernels' table"
+  "$build/quire_gpu_bench" "${QUIRE_BENCH_FILTER:-}"
+  say "PyTorch on the same shapes"
+  python3 -c 'import torch' 2>/dev/null || { echo "no PyTorch here"; return 0; }
+  python3 scripts/gpu_peers.py "${QUIRE_BENCH_FILTER:-}"
+}
+
 steps=("$@")
 ((${#steps[@]})) || steps=(build test sanitize bench)
 mkdir -p "$build"
 for step in "${steps[@]}"; do
   case "$step" in
-    build | test | sanitize | bench) "${step}_all" ;;
-    *) echo "gpu_check.sh: unknown step '$step': wanted build, test, sanitize or bench" >&2; exit 2 ;;
+    build | test | sanitize | bench | peers) "${step}_all" ;;
+    *) echo "gpu_check.sh: unknown step '$step': wanted build, test, sanitize, bench or peers" >&2; exit 2 ;;
   esac
 done
 say "done"
