@@ -57,8 +57,10 @@ sanitize_all() {
     compute-sanitizer --tool "$tool" --error-exitcode 1 "$quire" replay --device cuda "${selected[@]}" \
       >"$build/$tool.log" 2>&1 || status=1
     grep ' passed, \|ERROR SUMMARY\|RACECHECK SUMMARY' "$build/$tool.log" || tail -n 5 "$build/$tool.log"
+    local filter='GpuCache.StoresHead*:GpuCache.Reports*:GpuCache.Rotates*:GpuCache.Moves*:GpuMoves.*:GpuGuard.Rows*'
+    filter+=':*GpuHostile*/TRITON_ATTN:GpuLayers.Faults*:*GpuProperty*'
     QUIRE_PROPERTY_CASES="${QUIRE_SANITIZER_CASES:-24}" compute-sanitizer --tool "$tool" --error-exitcode 1 "$tests" \
-      --gtest_filter='GpuCache.StoresHead*:GpuCache.Reports*:GpuCache.Rotates*:GpuCache.Moves*:GpuGuard.Rows*:GpuLayers.Faults*:*GpuProperty*' \
+      --gtest_filter="$filter" \
       --gtest_brief=1 >"$build/$tool.tests.log" 2>&1 || status=1
     grep 'PASSED\|FAILED\|ERROR SUMMARY\|RACECHECK SUMMARY' "$build/$tool.tests.log" ||
       tail -n 5 "$build/$tool.tests.log"
