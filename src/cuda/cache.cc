@@ -87,6 +87,7 @@ std::vector<std::vector<UnitMove>> chains_of(std::span<const UnitMove> moves) {
     const std::size_t own = parent.size();
     parent.push_back(own);
     for (const std::int64_t unit : {move.source, move.destination}) {
+      if (unit == kSavedUnit) continue;
       const auto [found, is_new] = chain_of.try_emplace(unit, own);
       if (is_new) continue;
       const std::size_t a = root(found->second);
@@ -100,7 +101,19 @@ std::vector<std::vector<UnitMove>> chains_of(std::span<const UnitMove> moves) {
   return chains;
 }
 
-// Launches of at most kMovesOfLaunch moves; a chain that is cut goes on in the next one.
+// A block that a cycle saves lives in registers, for one launch.
+Status check_cycles(std::span<const std::vector<UnitMove>> chains) {
+  for (const std::vector<UnitMove>& chain : chains) {
+    const auto saves = [](const UnitMove& move) { return move.destination == kSavedUnit; };
+    if (chain.size() <= kMovesOfLaunch || std::none_of(chain.begin(), chain.end(), saves)) continue;
+    return unsupported("pairs: want cycles of at most " + std::to_string(kMovesOfLaunch - 1) +
+                       " blocks on a device, with those that are copied from them, got one through block " +
+                       std::to_string(chain.back().destination));
+  }
+  return {};
+}
+
+// Launches of at most kMovesOfLaunch moves. Only a chain that is longer is cut, and goes on in the next one.
 Status run_moves(MoveParams params, std::span<const std::vector<UnitMove>> chains, cudaStream_t stream) {
   std::size_t count = 0;
   params.num_chains = 0;
@@ -111,6 +124,7 @@ Status run_moves(MoveParams params, std::span<const std::vector<UnitMove>> chain
     return {};
   };
   for (const std::vector<UnitMove>& chain : chains) {
+    if (chain.size() <= kMovesOfLaunch && count + chain.size() > kMovesOfLaunch) QUIRE_RETURN_IF_ERROR(flush());
     for (std::size_t i = 0; i < chain.size(); ++i) {
       if (count == kMovesOfLaunch) QUIRE_RETURN_IF_ERROR(flush());
       if (i == 0 || count == 0) ++params.num_chains;
@@ -186,38 +200,6 @@ Status check_same_shape(const KVSource& source, const KVSource& destination) {
   return invalid_argument("destination: want a cache of the source's dtype, heads, head sizes, block size and scales");
 }
 
-// The pairs in an order in which no block is overwritten before it has been read.
-Result<std::vector<UnitMove>> safe_order(std::span<const BlockPair> pairs) {
-  std::vector<UnitMove> rest;
-  for (const BlockPair& pair : pairs) {
-    if (pair.source != pair.destination) rest.push_back({pair.source, pair.destination});
-  }
-  std::vector<UnitMove> order;
-  while (!rest.empty()) {
-    const auto is_free = [&](const UnitMove& pair) {
-      return std::none_of(rest.begin(), rest.end(),
-                          [&](const UnitMove& other) { return other.source == pair.destination; });
-    };
-    const auto middle = std::stable_partition(rest.begin(), rest.end(), is_free);
-    if (middle == rest.begin()) {
-      return unsupported("pairs: want no cycle of blocks on a device, got one through block " +
-                         std::to_string(rest.front().source));
-    }
-    order.insert(order.end(), rest.begin(), middle);
-    rest.erase(rest.begin(), middle);
-  }
-  return order;
-}
-
-Status check_destinations(std::span<const BlockPair> pairs) {
-  std::vector<std::int64_t> destinations;
-  for (const BlockPair& pair : pairs) destinations.push_back(pair.destination);
-  std::sort(destinations.begin(), destinations.end());
-  const auto twice = std::adjacent_find(destinations.begin(), destinations.end());
-  if (twice == destinations.end()) return {};
-  return invalid_argument("pairs: want each destination once, got block " + std::to_string(*twice) + " twice");
-}
-
 }  // namespace
 
 Status reshape_and_cache_flash(const TensorView& key, const TensorView& value, const KVSource& cache,
@@ -265,14 +247,16 @@ Status swap_blocks(const KVSource& source, const KVSource& destination, std::spa
 }
 
 Status copy_blocks(std::span<const KVSource> caches, std::span<const BlockPair> pairs, void* stream) {
-  QUIRE_RETURN_IF_ERROR(check_destinations(pairs));
-  QUIRE_ASSIGN_OR_RETURN(const std::vector<UnitMove> order, safe_order(pairs));
+  QUIRE_ASSIGN_OR_RETURN(const std::vector<BlockPair> order, order_copies(pairs));
   for (const KVSource& cache : caches) {
     for (std::size_t i = 0; i < pairs.size(); ++i) {
       QUIRE_RETURN_IF_ERROR(check_pair(pairs[i], i, cache.num_blocks, cache.num_blocks));
     }
   }
-  const std::vector<std::vector<UnitMove>> chains = chains_of(order);
+  std::vector<UnitMove> moves;
+  for (const BlockPair& pair : order) moves.push_back({pair.source, pair.destination});
+  const std::vector<std::vector<UnitMove>> chains = chains_of(moves);
+  QUIRE_RETURN_IF_ERROR(check_cycles(chains));
   for (const KVSource& cache : caches) {
     QUIRE_RETURN_IF_ERROR(
         run_moves(move_params(cache, cache, Unit::kBlock), chains, static_cast<cudaStream_t>(stream)));

@@ -144,12 +144,23 @@ Status check_same_form(const KVSource& a, const KVSource& b) {
   return {};
 }
 
-// kSpare stands for the block in spare memory that breaks cycles.
-constexpr std::int64_t kSpare = -1;
+void copy_in_order(const KVSource& cache, std::span<const BlockPair> order, std::byte* spare_memory) {
+  const Pieces blocks = pieces_of(cache);
+  const Pieces spare = packed_pieces(blocks, spare_memory);
+  for (const BlockPair& step : order) {
+    copy_block(step.source == kSpareBlock ? spare : blocks, step.source == kSpareBlock ? 0 : step.source,
+               step.destination == kSpareBlock ? spare : blocks,
+               step.destination == kSpareBlock ? 0 : step.destination);
+  }
+}
 
-// Puts the pairs in an order in which nothing is overwritten before it has been read. Every block has at most one
-// source, so what remains once all blocks that nobody waits for are written are cycles.
-std::vector<BlockPair> order_copies(std::span<const BlockPair> pairs, const PairOfBlock& pair_of) {
+}  // namespace
+
+Status check_destinations(std::span<const BlockPair> pairs) { return index_destinations(pairs).status(); }
+
+// Every block has at most one source, so what remains once all blocks that nobody waits for are written are cycles.
+Result<std::vector<BlockPair>> order_copies(std::span<const BlockPair> pairs) {
+  QUIRE_ASSIGN_OR_RETURN(const PairOfBlock pair_of, index_destinations(pairs));
   std::unordered_map<std::int64_t, std::int64_t> readers;  // pairs still to come that read a block
   for (const BlockPair& pair : pairs) {
     if (pair.source != pair.destination) ++readers[pair.source];
@@ -178,28 +189,17 @@ std::vector<BlockPair> order_copies(std::span<const BlockPair> pairs, const Pair
     if (done[i]) continue;
     // A cycle: its first destination is saved, and the last copy reads it from there.
     const std::int64_t saved = pairs[i].destination;
-    order.push_back({saved, kSpare});
+    order.push_back({saved, kSpareBlock});
     std::size_t at = i;
     for (; pairs[at].source != saved; at = pair_of.at(pairs[at].source)) {
       done[at] = true;
       order.push_back(pairs[at]);
     }
     done[at] = true;
-    order.push_back({kSpare, pairs[at].destination});
+    order.push_back({kSpareBlock, pairs[at].destination});
   }
   return order;
 }
-
-void copy_in_order(const KVSource& cache, std::span<const BlockPair> order, std::byte* spare_memory) {
-  const Pieces blocks = pieces_of(cache);
-  const Pieces spare = packed_pieces(blocks, spare_memory);
-  for (const BlockPair& step : order) {
-    copy_block(step.source == kSpare ? spare : blocks, step.source == kSpare ? 0 : step.source,
-               step.destination == kSpare ? spare : blocks, step.destination == kSpare ? 0 : step.destination);
-  }
-}
-
-}  // namespace
 
 Status swap_blocks(const KVSource& source, const KVSource& destination, std::span<const BlockPair> pairs) {
   QUIRE_RETURN_IF_ERROR(check_cache("source", source));
@@ -214,7 +214,7 @@ Status swap_blocks(const KVSource& source, const KVSource& destination, std::spa
   if (source.key[0].data == destination.key[0].data) {
     return invalid_argument("destination: want another cache than the source; copy_blocks copies inside one");
   }
-  QUIRE_ASSIGN_OR_RETURN([[maybe_unused]] const PairOfBlock unique, index_destinations(pairs));
+  QUIRE_RETURN_IF_ERROR(check_destinations(pairs));
   const Pieces from = pieces_of(source);
   const Pieces to = pieces_of(destination);
   for (const BlockPair& pair : pairs) copy_block(from, pair.source, to, pair.destination);
@@ -233,8 +233,7 @@ Status copy_blocks(std::span<const KVSource> caches, std::span<const BlockPair> 
     }
     spare_bytes = std::max(spare_bytes, pieces_of(caches[layer]).block_bytes());
   }
-  QUIRE_ASSIGN_OR_RETURN(const PairOfBlock pair_of, index_destinations(pairs));
-  const std::vector<BlockPair> order = order_copies(pairs, pair_of);
+  QUIRE_ASSIGN_OR_RETURN(const std::vector<BlockPair> order, order_copies(pairs));
   const std::unique_ptr<std::byte[]> spare(new (std::nothrow) std::byte[static_cast<std::size_t>(spare_bytes)]);
   if (spare == nullptr) {
     return resource_exhausted("copy_blocks: want " + std::to_string(spare_bytes) + " bytes for one block, got none");

@@ -2,7 +2,9 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string_view>
+#include <vector>
 
 #include "quire/kv_cache.h"
 
@@ -50,6 +52,15 @@ Result<RopeStoreArgs> check_rope(const RopeArgs& rope, const StoreArgs& store);
 // The contents, on the host.
 Status check_slots(const StoreArgs& args);
 Status check_positions(const RopeStoreArgs& rope);
+
+// Errors: two pairs with one destination.
+Status check_destinations(std::span<const BlockPair> pairs);
+
+// Stands for the one block of spare memory that breaks cycles.
+inline constexpr std::int64_t kSpareBlock = -1;
+// The pairs in an order in which nothing is overwritten before it has been read; pairs of a block with itself are left
+// out. A cycle begins with a copy to kSpareBlock and ends with one from there. Errors as check_destinations.
+Result<std::vector<BlockPair>> order_copies(std::span<const BlockPair> pairs);
 
 // Pointers, sizes and dtype of a cache that is going to be written.
 Status check_cache(std::string_view name, const KVSource& cache);

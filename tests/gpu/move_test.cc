@@ -142,6 +142,26 @@ TEST_F(GpuMoves, CopiesChainsOfBlocks) {
   }
 }
 
+// Every block trades its place, in cycles of any length; blocks outside get copies of some of them.
+TEST_F(GpuMoves, CopiesCyclesOfBlocks) {
+  std::vector<BlockPair> pairs = random_pairs(150, 110, 9);
+  const std::vector<BlockPair> hidden = {{203, 202}, {204, 203}, {205, 206}, {202, 210}, {206, 211}};
+  pairs.insert(pairs.end(), hidden.begin(), hidden.end());
+  pairs.insert(pairs.end(), {{160, 161}, {161, 160}, {170, 171}, {171, 172}, {172, 170}, {171, 180}});
+  for (const Form& form : forms()) {
+    TwinCache cache(form, 220, 8);
+    const std::vector<KVSource> on_host = {cache.on_host()}, on_device = {cache.on_device()};
+    expect_done(quire::copy_blocks(on_host, pairs));
+    expect_done(cuda::copy_blocks(on_device, pairs, nullptr));
+    EXPECT_EQ(cache.fetch(), cache.host());
+  }
+  std::vector<BlockPair> ring;
+  for (std::int64_t id = 0; id < 140; ++id) ring.push_back({id, (id + 1) % 140});
+  TwinCache cache({}, 140, 8);
+  const std::vector<KVSource> on_device = {cache.on_device()};
+  EXPECT_EQ(cuda::copy_blocks(on_device, ring, nullptr).code(), StatusCode::kUnsupported);
+}
+
 // Pairs in order: gaps that close, tokens that go on, and slots that trade places over a third one.
 TEST_F(GpuMoves, MovesTokensAsTheHostDoes) {
   std::vector<SlotPair> pairs = {{5, 3}, {7, 5}, {8, 6}, {9, 7}, {40, 100}, {41, 40}, {100, 41}, {12, 12}};

@@ -31,10 +31,18 @@ __device__ void move_words(const MoveParams& params, const MovePiece& piece) {
     const std::int64_t word = i % words * static_cast<std::int64_t>(sizeof(Word));
     const std::byte* from = piece.from.data + outer * piece.from.outer + inner * piece.from.inner + word;
     std::byte* to = piece.to.data + outer * piece.to.outer + inner * piece.to.inner + word;
+    Word saved{};
     for (int m = params.first[blockIdx.x]; m < params.first[blockIdx.x + 1]; ++m) {
       const UnitMove& move = params.moves[m];
-      *reinterpret_cast<Word*>(to + unit_offset(piece.to, move.destination, params.unit_tokens)) =
-          *reinterpret_cast<const Word*>(from + unit_offset(piece.from, move.source, params.unit_tokens));
+      const Word value =
+          move.source == kSavedUnit
+              ? saved
+              : *reinterpret_cast<const Word*>(from + unit_offset(piece.from, move.source, params.unit_tokens));
+      if (move.destination == kSavedUnit) {
+        saved = value;
+      } else {
+        *reinterpret_cast<Word*>(to + unit_offset(piece.to, move.destination, params.unit_tokens)) = value;
+      }
     }
   }
 }

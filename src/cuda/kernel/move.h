@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kv/store.h"
 #include "quire/attention.h"
 #include "quire/status.h"
 
@@ -28,13 +29,16 @@ struct MovePiece {
   std::int32_t word_bytes = 1;  // 16, 4 or 1, which divides all addresses and the row
 };
 
+// A thread's register, which breaks cycles: what one move of a chain saves, a later one stores.
+constexpr std::int64_t kSavedUnit = kSpareBlock;
+
 struct UnitMove {
   std::int64_t source = 0;
   std::int64_t destination = 0;
 };
 
 constexpr int kMovePieces = 8;  // K and V of two streams, and their scales
-constexpr int kMovesOfLaunch = 128;
+constexpr std::size_t kMovesOfLaunch = 128;
 
 // Units are blocks (unit_tokens 1: unit = page) or tokens (unit_tokens = block_size). Moves are dealt into chains,
 // chain c being moves [first[c], first[c + 1]): those of a chain happen in order, those of different ones touch no
