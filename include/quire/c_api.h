@@ -179,6 +179,8 @@ int quire_build(QuireBuilder* builder, const QuireBatch* batch, QuireMetadata** 
 int quire_build_for_drafting(QuireBuilder* builder, const QuireBatch* batch, int32_t draft_index,
                              QuireMetadata** metadata);
 int quire_build_for_cudagraph_capture(QuireBuilder* builder, const QuireBatch* batch, QuireMetadata** metadata);
+/* Puts another batch's trees, ranges and flags where a graph that was captured with `captured` reads them. */
+int quire_update_for_cudagraph_replay(QuireBuilder* builder, const QuireMetadata* captured, const QuireBatch* batch);
 void quire_metadata_destroy(QuireMetadata* metadata);
 
 int quire_impl_create(const QuireBackend* backend, const QuireLayerConfig* config, QuireImpl** impl);

@@ -234,6 +234,16 @@ int quire_build_for_cudagraph_capture(QuireBuilder* builder, const QuireBatch* b
                     [](auto& own, const auto& common) { return own.build_for_cudagraph_capture(common); });
 }
 
+int quire_update_for_cudagraph_replay(QuireBuilder* builder, const QuireMetadata* captured, const QuireBatch* batch) {
+  return guarded([&]() -> Status {
+    QUIRE_RETURN_IF_ERROR(check_pointer(builder, "builder"));
+    QUIRE_RETURN_IF_ERROR(check_pointer(captured, "captured"));
+    QUIRE_RETURN_IF_ERROR(check_pointer(batch, "batch"));
+    QUIRE_ASSIGN_OR_RETURN(const quire::CommonAttentionMetadata common, batch_of(*batch));
+    return builder->builder->update_for_cudagraph_replay(captured->metadata, common);
+  });
+}
+
 void quire_metadata_destroy(QuireMetadata* metadata) { delete metadata; }
 
 int quire_impl_create(const QuireBackend* backend, const QuireLayerConfig* config, QuireImpl** impl) {

@@ -136,6 +136,9 @@ TEST(CApi, TreesDifferentialLayersAndDrafts) {
   ASSERT_EQ(quire_build_for_drafting(builder, &batch, 1, &metadata), QUIRE_OK) << quire_last_error();
   quire_metadata_destroy(metadata);
   ASSERT_EQ(quire_build_for_cudagraph_capture(builder, &batch, &metadata), QUIRE_OK) << quire_last_error();
+  EXPECT_EQ(quire_update_for_cudagraph_replay(builder, metadata, &batch), QUIRE_INVALID_ARGUMENT);
+  EXPECT_NE(std::string(quire_last_error()).find("on a device, got it on the host"), std::string::npos);
+  EXPECT_EQ(quire_update_for_cudagraph_replay(builder, nullptr, &batch), QUIRE_INVALID_ARGUMENT);
   quire_metadata_destroy(metadata);
   EXPECT_EQ(quire_build_for_drafting(builder, &batch, -1, &metadata), QUIRE_INVALID_ARGUMENT);
   quire_builder_destroy(builder);
