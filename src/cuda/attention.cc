@@ -17,6 +17,7 @@ namespace quire::cuda {
 namespace {
 
 constexpr std::int64_t kAlign = 256;
+constexpr std::int32_t kMaxSideBySide = 4;  // row tiles of a request
 constexpr auto kFloatBytes = static_cast<std::int64_t>(sizeof(float));
 
 bool is_differential(const AttentionArgs& args) { return args.kv.num_streams == 2; }
@@ -109,6 +110,7 @@ struct Stage {
   std::int64_t table = 0;  // offsets in the scratch
   std::int64_t states = 0;
   std::int64_t partials = 0;
+  std::int64_t entries = -1;  // none
 };
 
 // A call, decided: what runs, and where its scratch is.
@@ -128,6 +130,10 @@ struct Call {
   }
   bool uses_plain(const AttentionArgs& args) const { return has_rest(args) && tile == nullptr; }
 };
+
+// Which tile kernel: the one that suits the tensors, or either one for any tensors, as the workspace may be asked for
+// before they are bound.
+enum class TileChoice { kForTensors, kWgmma, kMma };
 
 void choose_decode(Call& call, const AttentionArgs& args, const Context& device) {
   const KVSource& kv = args.kv;
@@ -149,12 +155,15 @@ void choose_decode(Call& call, const AttentionArgs& args, const Context& device)
   call.decode_rows = max_rows;
 }
 
-void choose_tile(Call& call, const AttentionArgs& args, const Context& device) {
+void choose_tile(Call& call, const AttentionArgs& args, const Context& device, TileChoice choice) {
   const KVSource& kv = args.kv;
   const DType dtype = args.query_dtype == DType::kBFloat16 ? DType::kBFloat16 : DType::kFloat16;
-  const TileKernel* kernel = find_tile_kernel(
-      {dtype, static_cast<std::int32_t>(dtype_bytes(kv.dtype)), kv.head_size, kv.head_size_v, kv.num_streams});
-  if (kernel == nullptr || kernel->shared_bytes + 2048 > device.shared_bytes) return;
+  const TileKey key{dtype, static_cast<std::int32_t>(dtype_bytes(kv.dtype)), kv.head_size, kv.head_size_v,
+                    kv.num_streams};
+  const bool with_wgmma = choice == TileChoice::kForTensors ? suits_wgmma(args) : choice == TileChoice::kWgmma;
+  const TileKernel* kernel = with_wgmma && device.major == 9 ? find_wgmma_kernel(key) : nullptr;
+  if (kernel == nullptr) kernel = find_tile_kernel(key);
+  if (kernel == nullptr || kernel->shared_bytes + kernel->static_bytes > device.shared_bytes) return;
   if (group_size(args) > kernel->rows / kv.num_streams) return;
   call.tile = kernel;
 }
@@ -210,16 +219,24 @@ void lay_out_tile(Call& call, const AttentionArgs& args, const Runtime& runtime,
   if (call.decode != nullptr) split.shape.min_rows = call.decode_rows + 1;
   split.shape.tokens_per_tile = split.stream_rows / group_size(args);
   split.shape.num_entries = args.num_tokens / split.shape.tokens_per_tile + args.num_seqs;
+  split.shape.unit_keys = call.tile->keys;
+  const std::int64_t tiles = ceil_div(call.bounds.longest_query, split.shape.tokens_per_tile);
+  if (tiles <= kMaxSideBySide) {
+    split.shape.tiles_per_seq = static_cast<std::int32_t>(tiles);
+    split.shape.num_entries = split.shape.tiles_per_seq * args.num_seqs;
+  }
+  if (call.tile->uses_wgmma) call.tile_stage.entries = take(call, split.shape.num_entries * kTileEntryBytes);
   split.combine_rows = split.stream_rows / 4;
   lay_out(call, call.tile_stage, args, runtime, resident_blocks(device, call.tile->blocks, call.tile->shared_bytes));
 }
 
-Call plan_call(const AttentionArgs& args, const AttentionPlan& plan, const Runtime& runtime, const Context& device) {
+Call plan_call(const AttentionArgs& args, const AttentionPlan& plan, const Runtime& runtime, const Context& device,
+               TileChoice choice = TileChoice::kForTensors) {
   Call call;
   call.bounds = bounds_of(args, plan);
   if (fits_split(args)) {
     choose_decode(call, args, device);
-    if (call.has_rest(args)) choose_tile(call, args, device);
+    if (call.has_rest(args)) choose_tile(call, args, device, choice);
   }
   const std::int64_t values = static_cast<std::int64_t>(args.num_tokens) * args.num_q_heads * args.kv.head_size_v;
   if (is_differential(args) && call.uses_plain(args)) call.stream_rows = take(call, 2 * values * kFloatBytes);
@@ -308,6 +325,7 @@ void bind_stage(Stage& stage, const AttentionArgs& args, const RowTarget& target
   split.table = reinterpret_cast<std::int32_t*>(scratch + stage.table);
   split.partial_states = reinterpret_cast<float2*>(scratch + stage.states);
   split.partial_rows = reinterpret_cast<float*>(scratch + stage.partials);
+  if (stage.entries >= 0) split.entries = reinterpret_cast<TileRows*>(scratch + stage.entries);
 }
 
 // All requests, into `target` (of q_heads, or of pairs).
@@ -333,7 +351,9 @@ Status check_available() { return context().status(); }
 std::size_t attention_workspace_bytes(const AttentionArgs& args, const AttentionPlan& plan, const Runtime& runtime) {
   const Result<const Context*> device = context();
   if (!device.ok() || !check_args(args).ok()) return 0;
-  return static_cast<std::size_t>(plan_call(args, plan, runtime, **device).bytes);
+  const Call with_wgmma = plan_call(args, plan, runtime, **device, TileChoice::kWgmma);
+  const Call with_mma = plan_call(args, plan, runtime, **device, TileChoice::kMma);
+  return static_cast<std::size_t>(std::max(with_wgmma.bytes, with_mma.bytes));
 }
 
 Status attention(const AttentionArgs& args, const AttentionPlan& plan, const Runtime& runtime,

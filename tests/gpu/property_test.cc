@@ -1,5 +1,5 @@
-// Generated attention cases on the device against the float64 reference: any shape, and shapes of the fast kernels.
-// QUIRE_PROPERTY_CASES sets their number (default 3,000 of each kind), QUIRE_PROPERTY_SEED the first seed.
+// Generated attention cases on the device against the float64 reference: any shape, shapes of the fast kernels,
+// and prompts. QUIRE_PROPERTY_CASES sets their number (default 3,000 of each kind), QUIRE_PROPERTY_SEED the first seed.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -44,6 +44,39 @@ CaseShape fast_shape(std::uint64_t seed) {
   return shape;
 }
 
+// A random shape of many rows a request: prompts and large trees, as the kernel on wgmma takes them.
+CaseShape prompt_shape(std::uint64_t seed) {
+  CaseShape shape = fast_shape(seed);
+  Random random(seed ^ 0x9a77);
+  shape.contiguous = false;
+  shape.format = random.pick({KVCacheFormat::kBlockFirst, KVCacheFormat::kKVFirst, KVCacheFormat::kPackedKV});
+  if (shape.format == KVCacheFormat::kKVFirst) shape.layout = KVCacheLayout::kNHD;
+  if (shape.format == KVCacheFormat::kKVFirst) shape.num_layers = 1;
+  shape.head_size = random.pick({64, 96, 128, 128, 128, 192, 256});
+  shape.head_size_v = shape.head_size == 192 && shape.format == KVCacheFormat::kPackedKV ? 128 : shape.head_size;
+  if (shape.dtype != DType::kFloat16) shape.dtype = DType::kBFloat16;
+  shape.output_dtype = shape.dtype;
+  shape.cache_dtype = KVCacheDType::kAuto;
+  shape.output_scale = 0.0f;
+  shape.output_block_scales = false;
+  shape.query_scale = 1.0f;
+  shape.softcap = 0.0f;
+  shape.alibi = AlibiKind::kNone;
+  shape.tree_bias = false;
+  shape.block_size = random.pick({8, 16, 16, 24, 32, 48, 64, 128, 256});
+  for (RequestShape& request : shape.requests) {
+    const std::int32_t context = request.seq_len - request.query_len;
+    const bool is_tree = !request.tree_parents.empty();
+    if (request.query_len > 0) request.query_len = random.between(2, is_tree ? 140 : 300);
+    request.seq_len = context + request.query_len;
+    request.tree_parents.clear();
+    for (std::int32_t node = 1; is_tree && node < request.query_len; ++node) {
+      request.tree_parents.push_back(random.between(0, node - 1));
+    }
+  }
+  return shape;
+}
+
 void check_case(const CaseShape& shape, KVSplits splits) {
   AttentionCase c(shape);
   DeviceCase device(c);
@@ -77,6 +110,7 @@ class GpuProperty : public ::testing::TestWithParam<std::uint64_t> {
 
 TEST_P(GpuProperty, AnyShapeEqualsFloat64) { run(random_shape); }
 TEST_P(GpuProperty, FastShapesEqualFloat64) { run(fast_shape); }
+TEST_P(GpuProperty, PromptShapesEqualFloat64) { run(prompt_shape); }
 
 INSTANTIATE_TEST_SUITE_P(Shards, GpuProperty, ::testing::Range<std::uint64_t>(0, kShards));
 

@@ -25,8 +25,9 @@ struct TileRows {
   std::int32_t num_units = 0;
 };
 
+// Of a request's row tiles, where entries are [seq, tile].
 __device__ inline std::int32_t first_entry(const AttentionArgs& args, const ScheduleShape& shape, std::int32_t seq) {
-  return shape.tokens_per_tile == 0 ? seq : args.query_start_loc[seq] / shape.tokens_per_tile + seq;
+  return args.query_start_loc[seq] / shape.tokens_per_tile + seq;
 }
 
 // The row tile of an entry; num_units 0 where there is none.
@@ -53,9 +54,15 @@ __device__ inline TileRows tile_rows(const AttentionArgs& args, const ScheduleSh
   return rows;
 }
 
-// The request whose entries hold `entry`.
-__device__ inline std::int32_t seq_of_entry(const AttentionArgs& args, const ScheduleShape& shape, std::int32_t entry) {
-  if (shape.tokens_per_tile == 0) return entry;
+// Which row tile of which request an entry is; there may be no such tile.
+struct EntryPlace {
+  std::int32_t seq = 0;
+  std::int32_t tile = 0;
+};
+
+__device__ inline EntryPlace place_of_entry(const AttentionArgs& args, const ScheduleShape& shape, std::int32_t entry) {
+  if (shape.tokens_per_tile == 0) return {entry, 0};
+  if (shape.tiles_per_seq > 0) return {entry % args.num_seqs, entry / args.num_seqs};
   std::int32_t low = 0;
   std::int32_t high = args.num_seqs - 1;
   while (low < high) {
@@ -66,7 +73,7 @@ __device__ inline std::int32_t seq_of_entry(const AttentionArgs& args, const Sch
       high = middle - 1;
     }
   }
-  return low;
+  return {low, entry - first_entry(args, shape, low)};
 }
 
 // What a block keeps of the first requests, where each is one row tile, so that segments need not look it up again.
@@ -78,24 +85,24 @@ struct TileRecord {
 };
 
 // table[e] = units before entry e, e in [0, num_entries]; called by all kThreads threads, `scratch` holds 32 ints,
-// `records` (if any) kMaxRecords requests.
+// `records` (if any) kMaxRecords requests, `entries` (if any) what each entry is.
 template <int kThreads>
 __device__ void build_table(const AttentionArgs& args, const ScheduleShape& shape, std::int32_t* table,
-                            std::int32_t* scratch, TileRecord* records, FaultRecord* record) {
+                            std::int32_t* scratch, TileRecord* records, FaultRecord* record,
+                            TileRows* entries = nullptr) {
   const int thread = static_cast<int>(threadIdx.x);
   std::int32_t carry = 0;
   for (std::int32_t base = 0; base < shape.num_entries; base += kThreads) {
     const std::int32_t entry = base + thread;
     std::int32_t units = 0;
     if (entry < shape.num_entries) {
-      const std::int32_t seq = seq_of_entry(args, shape, entry);
-      const std::int32_t tile = entry - first_entry(args, shape, seq);
-      if (tile >= 0) {
-        const TileRows rows = tile_rows(args, shape, seq, tile, record);
-        units = rows.num_units;
-        if (records != nullptr && entry < kMaxRecords) {
-          records[entry] = {rows.lengths.query_start, rows.lengths.query_len, rows.lengths.seq_len, rows.keys};
-        }
+      const EntryPlace place = place_of_entry(args, shape, entry);
+      TileRows rows;
+      if (place.tile >= 0) rows = tile_rows(args, shape, place.seq, place.tile, record);
+      units = rows.num_units;
+      if (entries != nullptr) entries[entry] = rows;
+      if (records != nullptr && entry < kMaxRecords) {
+        records[entry] = {rows.lengths.query_start, rows.lengths.query_len, rows.lengths.seq_len, rows.keys};
       }
     }
     std::int32_t sum = units;
@@ -162,32 +169,41 @@ struct Segment {
   std::int32_t slot = -1;  // of the partial result; -1: the segment is whole and writes the output
 };
 
+// The part that begins at `unit` of the row tile `rows`.
+__device__ inline Segment cut_segment(const ScheduleShape& shape, std::int32_t num_kv_heads, const TileRows& rows,
+                                      std::int32_t first_unit, std::int32_t unit, KeyRange units_of_group,
+                                      std::int32_t worker) {
+  Segment segment;
+  segment.rows = rows;
+  segment.kv_head = worker % num_kv_heads;
+  const std::int32_t num_units = max(rows.num_units, 1);
+  const std::int32_t first = unit - first_unit;
+  segment.num_units = shape.is_fixed() ? 1 : min(num_units - first, units_of_group.end - unit);
+  const std::int32_t begin = rows.keys.begin / shape.unit_keys * shape.unit_keys + first * shape.unit_keys;
+  segment.keys = {begin, min(begin + segment.num_units * shape.unit_keys, rows.keys.end)};
+  if (segment.num_units < num_units) {
+    segment.slot =
+        shape.is_fixed() ? unit * num_kv_heads + segment.kv_head : 2 * worker + (unit == units_of_group.begin ? 0 : 1);
+  }
+  return segment;
+}
+
 // The segment that begins at `unit`; `records` as build_table left them, or null.
 __device__ inline Segment segment_at(const AttentionArgs& args, const ScheduleShape& shape, const std::int32_t* table,
                                      const TileRecord* records, std::int32_t unit, KeyRange units_of_group,
                                      std::int32_t worker, FaultRecord* record) {
-  Segment segment;
+  TileRows rows;
   const std::int32_t entry = entry_of_unit(table, shape.num_entries, unit);
   if (records != nullptr && entry < kMaxRecords) {
     const TileRecord& known = records[entry];
-    segment.rows = {entry,           0,
-                    known.query_len, {known.query_start, known.query_len, known.seq_len, true},
-                    known.keys,      table[entry + 1] - table[entry]};
+    rows = {entry,           0,
+            known.query_len, {known.query_start, known.query_len, known.seq_len, true},
+            known.keys,      table[entry + 1] - table[entry]};
   } else {
-    const std::int32_t seq = seq_of_entry(args, shape, entry);
-    segment.rows = tile_rows(args, shape, seq, entry - first_entry(args, shape, seq), record);
+    const EntryPlace place = place_of_entry(args, shape, entry);
+    rows = tile_rows(args, shape, place.seq, place.tile, record);
   }
-  segment.kv_head = worker % args.kv.num_kv_heads;
-  const std::int32_t num_units = max(segment.rows.num_units, 1);
-  const std::int32_t first = unit - table[entry];
-  segment.num_units = shape.is_fixed() ? 1 : min(num_units - first, units_of_group.end - unit);
-  const std::int32_t begin = segment.rows.keys.begin / shape.unit_keys * shape.unit_keys + first * shape.unit_keys;
-  segment.keys = {begin, min(begin + segment.num_units * shape.unit_keys, segment.rows.keys.end)};
-  if (segment.num_units < num_units) {
-    segment.slot = shape.is_fixed() ? unit * args.kv.num_kv_heads + segment.kv_head
-                                    : 2 * worker + (unit == units_of_group.begin ? 0 : 1);
-  }
-  return segment;
+  return cut_segment(shape, args.kv.num_kv_heads, rows, table[entry], unit, units_of_group, worker);
 }
 
 }  // namespace quire::cuda

@@ -9,6 +9,7 @@
 #include "cuda/block/schedule.h"
 #include "cuda/context.h"
 #include "cuda/kernel/combine.h"
+#include "cuda/kernel/small.h"
 #include "cuda/ptx/dependent.h"
 
 namespace quire::cuda {
@@ -187,7 +188,7 @@ __global__ void __launch_bounds__(kWarps * 32) combine_kernel(const __grid_const
   const auto job = static_cast<std::int32_t>(blockIdx.x) / args.kv.num_kv_heads;
   const auto kv_head = static_cast<std::int32_t>(blockIdx.x) % args.kv.num_kv_heads;
   const std::int32_t* table = params.table;
-  if (shape.tokens_per_tile == 0) {
+  if (shape.tokens_per_tile == 0 || is_small(shape)) {
     if (shape.num_entries <= kMaxRecords) {
       build_table<kWarps * 32>(args, shape, own_table, reinterpret_cast<std::int32_t*>(shared), records, params.record);
       table = own_table;
@@ -204,12 +205,12 @@ __global__ void __launch_bounds__(kWarps * 32) combine_kernel(const __grid_const
   }
   std::int32_t first_token = 0;
   std::int32_t num_rows = 0;
-  if (table == own_table) {
+  if (shape.tokens_per_tile == 0 && table == own_table) {
     first_token = records[partials.entry].query_start;
     num_rows = records[partials.entry].query_len * shape.group;
   } else {
-    const std::int32_t seq = seq_of_entry(args, shape, partials.entry);
-    const TileRows tile = tile_rows(args, shape, seq, partials.entry - first_entry(args, shape, seq), params.record);
+    const EntryPlace place = place_of_entry(args, shape, partials.entry);
+    const TileRows tile = tile_rows(args, shape, place.seq, place.tile, params.record);
     first_token = tile.lengths.query_start + tile.first_token;
     num_rows = tile.num_tokens * shape.group;
   }

@@ -1,7 +1,8 @@
-// Prepare: the units before each row tile, for kernels whose table does not fit shared memory. One block; bound by
-// latency.
+// Prepare: the units before each row tile, and what the row tiles are, for kernels whose table does not fit shared
+// memory. One block; bound by latency.
 #include "cuda/block/schedule.h"
 #include "cuda/kernel/tile.h"
+#include "cuda/ptx/dependent.h"
 
 namespace quire::cuda {
 namespace {
@@ -9,9 +10,11 @@ namespace {
 constexpr int kThreads = 1024;
 
 __global__ void __launch_bounds__(kThreads) prepare_kernel(const __grid_constant__ SplitParams params) {
+  static_assert(sizeof(TileRows) == kTileEntryBytes);
   __shared__ std::int32_t scratch[32];
+  ptx::launch_dependents();
   const ScheduleShape& shape = params.shape;
-  build_table<kThreads>(params.args, shape, params.table, scratch, nullptr, params.record);
+  build_table<kThreads>(params.args, shape, params.table, scratch, nullptr, params.record, params.entries);
   const std::int32_t total = params.table[shape.num_entries];
   const std::int32_t room = params.shape.num_slots / params.args.kv.num_kv_heads;
   if (!shape.is_fixed() || total <= room) return;

@@ -21,6 +21,9 @@ struct ScheduleShape {
   std::int32_t max_rows = 0x7fffffff;
   std::int32_t planned_rows = 0;     // > 0: requests with more rows are no kernel's, which is a fault
   std::int32_t tokens_per_tile = 0;  // 0: a request is one row tile
+  // > 0: no request has more row tiles. Entries are then [tile, seq], so that the row tiles of a request are worked on
+  // side by side and its keys and values come from memory once; else [seq, tile].
+  std::int32_t tiles_per_seq = 0;
   std::int32_t unit_keys = kTileKeys;
   std::int32_t num_entries = 0;  // row tiles, unused ones included
   std::int32_t num_groups = 0;   // groups of num_kv_heads workers
@@ -28,6 +31,8 @@ struct ScheduleShape {
 
   QUIRE_HD bool is_fixed() const { return unit_keys == kSplitTokens; }
 };
+
+struct TileRows;
 
 struct SplitParams {
   AttentionArgs args;
@@ -38,6 +43,7 @@ struct SplitParams {
   float* partial_rows = nullptr;     // [num_slots, slot_rows, width], not normalised
   float2* partial_states = nullptr;  // [num_slots, slot_rows]: largest logit in units of log 2, sum of weights
   std::int32_t* table = nullptr;     // [num_entries + 1] units before each entry
+  TileRows* entries = nullptr;       // [num_entries] what they are; kernels with records of their own have none
   std::int32_t slot_rows = 0;
   std::int32_t stream_rows = 0;   // rows of a stream in a slot
   std::int32_t combine_rows = 1;  // rows of a tile that the combine kernel folds side by side

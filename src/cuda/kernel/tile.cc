@@ -1,6 +1,7 @@
 // Finds and launches tile instances.
 #include "cuda/kernel/tile.h"
 
+#include "cuda/kernel/small.h"
 #include "cuda/kernel/tile_instances.h"
 
 namespace quire::cuda {
@@ -18,7 +19,8 @@ const TileKernel* find_tile_kernel(const TileKey& key) {
 }
 
 Status launch_tile(const TileKernel& kernel, const SplitParams& params, cudaStream_t stream) {
-  QUIRE_RETURN_IF_ERROR(launch_prepare(params, stream));
+  if (!kernel.uses_wgmma || !is_small(params.shape)) QUIRE_RETURN_IF_ERROR(launch_prepare(params, stream));
+  if (kernel.uses_wgmma) return launch_wgmma(kernel, params, stream);
   QUIRE_CUDA_RETURN_IF_ERROR(
       cudaFuncSetAttribute(kernel.function, cudaFuncAttributeMaxDynamicSharedMemorySize, kernel.shared_bytes));
   SplitParams copy = params;

@@ -1,0 +1,28 @@
+// Parameters of the tile kernel on wgmma, and the tables of its instances.
+#pragma once
+
+#include <cuda.h>
+
+#include <array>
+
+#include "cuda/kernel/tile.h"
+
+namespace quire::cuda {
+
+struct WgmmaParams {
+  // [blocks, tokens of a block / 8, columns of 64 elements of all heads, 8 tokens, 64 elements], read in boxes of
+  // box_keys rows of a head.
+  CUtensorMap keys;
+  CUtensorMap values;
+  SplitParams split;
+  std::int32_t box_keys = 0;        // divides the block size
+  std::int32_t head_columns_k = 0;  // from a head to the next
+  std::int32_t head_columns_v = 0;
+};
+
+using WgmmaInstances = std::array<TileKernel, 5>;
+
+const WgmmaInstances& wgmma_instances_bf16();
+const WgmmaInstances& wgmma_instances_f16();
+
+}  // namespace quire::cuda
