@@ -210,6 +210,12 @@ void lay_out_decode(Call& call, const AttentionArgs& args, const Runtime& runtim
   if (!call.has_rest(args)) split.shape.planned_rows = split.combine_rows;
   lay_out(call, call.decode_stage, args, runtime,
           resident_blocks(device, call.decode->blocks, decode_shared_bytes(*call.decode, args.num_seqs)));
+  // Where many row tiles have a few parts each, a warp a row folds them; where few have many, warps share a row. Fixed
+  // splits are folded in one way whatever the batch.
+  const std::int64_t jobs = std::min<std::int64_t>(split.shape.num_entries, split.shape.num_groups);
+  if (runtime.splits != KVSplits::kFixed && jobs * args.kv.num_kv_heads >= device.multiprocessors / 2) {
+    split.combine_rows = (split.combine_rows + 7) / 8;
+  }
 }
 
 void lay_out_tile(Call& call, const AttentionArgs& args, const Runtime& runtime, const Context& device) {
