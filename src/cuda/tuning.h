@@ -55,8 +55,10 @@ struct DecodeShape {
   static constexpr int kAhead = kStages > 2 && kStreams == 1 ? kStages - 1 : kStages;
   // A warp's tiles that L2 keeps as it keeps other data: about as much as it holds, so that what was written before
   // goes out at once. Later ones are given up first: reads that push out each other take 3 % of the memory's rate, and
-  // unwritten lines that leave one by one, between reads, as much. 0: all of them, where nothing is gained.
-  static constexpr int kFirstTiles = kStreams == 1 ? 128 * 1024 / kStageBytes : 0;
+  // unwritten lines that leave one by one, between reads, as much. Warps with few tiles give up all, and leave what was
+  // written where it is.
+  static constexpr int kFirstTiles = 128 * 1024 / kStageBytes;
+  static constexpr int kFewTiles = 320 * 1024 / kStageBytes;
   static constexpr int kRingBytes = kStages * kWarps * kStageBytes;
   static constexpr int kStreamRows = 8 * kRowTiles;
   static constexpr int kMainBytes = kRingBytes + kMergeBytes;

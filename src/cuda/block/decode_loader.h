@@ -40,10 +40,10 @@ struct DecodeLoader {
   std::int32_t inline_unit;  // SplitParams::inline_unit
   std::int32_t block_shift;  // of a block size that is a power of two, else -1
   std::int32_t lane;
-  std::uint64_t policy;                 // of what is read, in L2
   RowUnits units[2 * Shape::kStreams];  // keys, values of each stream
   std::uint32_t shift_k = 0;            // where rows with their scales start in their places
   std::uint32_t shift_v = 0;
+  std::uint64_t policy = 0;  // of what is read, in L2
 
   __device__ QUIRE_INLINE void find_units() {
 #pragma unroll
@@ -66,13 +66,22 @@ struct DecodeLoader {
     return block_shift >= 0 ? kv_pos >> block_shift : kv_pos / static_cast<std::uint32_t>(kv->block_size);
   }
 
-  // The block table's entry for this lane's key of the tile at `first`; -1 where there is no key.
-  __device__ QUIRE_INLINE std::int32_t page_of(std::int32_t first) const {
-    const std::int32_t kv_pos = first + lane % Shape::kKeys;
-    if (kv_pos < keys.begin || kv_pos >= keys.end) return -1;
-    if (kv->block_table == nullptr) return 0;
+  // Whether tiles never straddle pages.
+  __device__ QUIRE_INLINE bool has_page_tiles() const { return block_shift >= 4 && kv->block_table != nullptr; }
+
+  __device__ QUIRE_INLINE bool has_key(std::int32_t kv_pos) const { return kv_pos >= keys.begin && kv_pos < keys.end; }
+
+  // The block table's entry for a position that it has room for.
+  __device__ QUIRE_INLINE std::int32_t entry_of(std::int32_t kv_pos) const {
     return kv->block_table[static_cast<std::int64_t>(seq) * kv->block_table_stride +
                            block_of(static_cast<std::uint32_t>(kv_pos))];
+  }
+
+  // The entry for this lane's key of the tile at `first`; -1 where there is no key.
+  __device__ QUIRE_INLINE std::int32_t page_of(std::int32_t first) const {
+    const std::int32_t kv_pos = first + lane % Shape::kKeys;
+    if (!has_key(kv_pos)) return -1;
+    return kv->block_table == nullptr ? 0 : entry_of(kv_pos);
   }
 
   // Starts the copies of a tile whose block ids page_of gave; rows without a page become zeros.

@@ -8,6 +8,7 @@
 #pragma once
 
 #include "cuda/block/decode_tile.h"
+#include "cuda/block/decode_work.h"
 #include "cuda/block/finish.h"
 #include "cuda/kernel/decode.h"
 #include "cuda/ptx/dependent.h"
@@ -312,51 +313,6 @@ __device__ QUIRE_INLINE void merge_warps(const SplitParams& params, const Segmen
   }
 }
 
-// What a block knows of its work.
-struct DecodeWork {
-  const SplitParams& params;
-  const std::int32_t* table;
-  const TileRecord* records;
-  KeyRange units;
-
-  __device__ QUIRE_INLINE Segment segment(std::int32_t unit) const {
-    return segment_at(params.args, params.shape, table, records, unit, units, static_cast<std::int32_t>(blockIdx.x),
-                      params.record);
-  }
-};
-
-// The tiles that a warp loads ahead of those it works on, on into the segments that follow.
-template <class Shape>
-struct LoadCursor {
-  DecodeLoader<Shape> loader;
-  std::int32_t unit;      // where the segment after the one at hand begins
-  std::int32_t next = 0;  // key of the next tile
-  std::int32_t end = 0;   // of the segment's keys
-  std::int32_t page = -1;
-  int stage = 0;
-  int first_tiles = Shape::kFirstTiles;
-
-  __device__ QUIRE_INLINE void issue(const DecodeWork& work) {
-    while (next >= end && unit < work.units.end) {
-      const Segment segment = work.segment(unit);
-      unit += segment.num_units;
-      loader.seq = segment.rows.seq;
-      loader.keys = {segment.rows.keys.begin, segment.keys.end};
-      next = segment.keys.begin + static_cast<std::int32_t>(threadIdx.x / 32) * Shape::kKeys;
-      end = segment.keys.end;
-      page = loader.page_of(next);
-    }
-    if (next < end) {
-      loader.load(stage, next, page);
-      if (first_tiles > 0 && --first_tiles == 0) loader.policy = ptx::evict_first();
-      next += Shape::kWarps * Shape::kKeys;
-      page = loader.page_of(next);
-    }
-    ptx::cp_async_commit();
-    stage = stage + 1 == Shape::kStages ? 0 : stage + 1;
-  }
-};
-
 template <class Shape>
 __device__ QUIRE_INLINE DecodeCall decode_call(const SplitParams& params, const Segment& segment,
                                                const DecodeLoader<Shape>& loader) {
@@ -427,9 +383,13 @@ __device__ QUIRE_INLINE void run_segments(const DecodeWork& work, LoadCursor<Sha
   ptx::cp_async_wait<0>();
 }
 
-// Brings a small batch's block table and queries near while its lengths are being read.
+// Brings lengths, block table and queries near, a line a thread of the grid, while blocks wait for the lengths.
 __device__ QUIRE_INLINE void prefetch_metadata(const AttentionArgs& args) {
-  const std::int64_t at = static_cast<std::int64_t>(threadIdx.x) * 128;
+  if (threadIdx.x * 32 <= static_cast<unsigned>(args.num_seqs)) {
+    ptx::prefetch(args.seq_lens + min(static_cast<std::int32_t>(threadIdx.x) * 32, args.num_seqs - 1));
+    ptx::prefetch(args.query_start_loc + min(static_cast<std::int32_t>(threadIdx.x) * 32, args.num_seqs));
+  }
+  const std::int64_t at = (static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) * 128;
   if (args.kv.block_table != nullptr && at < args.num_seqs * args.kv.block_table_stride * 4) {
     ptx::prefetch(reinterpret_cast<const std::byte*>(args.kv.block_table) + at);
   }
@@ -482,10 +442,10 @@ __global__ void __launch_bounds__(Shape::kWarps * 32, Shape::kBlocks)
                             Shape::kBytes == 1 && params.narrow_rows,
                             params.inline_unit,
                             params.block_shift,
-                            static_cast<std::int32_t>(threadIdx.x % 32),
-                            ptx::evict_normal()},
+                            static_cast<std::int32_t>(threadIdx.x % 32)},
                            work.units.begin};
   cursor.loader.find_units();
+  cursor.choose_policy((work.units.end - work.units.begin) * (params.shape.unit_keys / LoadCursor<Shape>::kStep));
   run_segments<Shape>(work, cursor, decode_shared + Shape::kRingBytes);
 }
 
