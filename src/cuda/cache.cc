@@ -1,5 +1,6 @@
 // The cache operations of quire/cuda.h: checks, then kernels or copies.
 #include <algorithm>
+#include <numeric>
 #include <string>
 #include <unordered_map>
 #include <utility>
@@ -75,35 +76,48 @@ MoveParams move_params(const KVSource& source, const KVSource& destination, Unit
   return params;
 }
 
-// Moves that touch no common unit are chains of their own. Numbers them in the order of their first move.
-std::vector<std::vector<UnitMove>> chains_of(std::span<const UnitMove> moves) {
-  std::unordered_map<std::int64_t, std::size_t> chain_of;  // of a unit
-  std::vector<std::size_t> parent;                         // of a chain that became part of another
-  const auto root = [&](std::size_t chain) {
-    while (parent[chain] != chain) chain = parent[chain] = parent[parent[chain]];
-    return chain;
+// Moves, those of a chain one after the other; chain c ends before ends[c].
+struct Chains {
+  std::vector<UnitMove> moves;
+  std::vector<std::size_t> ends;
+};
+
+// Moves that touch no common unit are chains of their own.
+Chains chains_of(std::span<const UnitMove> moves) {
+  std::unordered_map<std::int64_t, std::size_t> move_of;  // the first that touches a unit
+  std::vector<std::size_t> parent;                        // of a move: an earlier one of its chain, or itself
+  const auto root = [&](std::size_t move) {
+    while (parent[move] != move) move = parent[move] = parent[parent[move]];
+    return move;
   };
-  for (const UnitMove& move : moves) {
-    const std::size_t own = parent.size();
-    parent.push_back(own);
-    for (const std::int64_t unit : {move.source, move.destination}) {
+  for (std::size_t i = 0; i < moves.size(); ++i) {
+    parent.push_back(i);
+    for (const std::int64_t unit : {moves[i].source, moves[i].destination}) {
       if (unit == kSavedUnit) continue;
-      const auto [found, is_new] = chain_of.try_emplace(unit, own);
+      const auto [found, is_new] = move_of.try_emplace(unit, i);
       if (is_new) continue;
       const std::size_t a = root(found->second);
-      const std::size_t b = root(own);
+      const std::size_t b = root(i);
       parent[std::max(a, b)] = std::min(a, b);
     }
   }
-  std::vector<std::vector<UnitMove>> chains(parent.size());
-  for (std::size_t i = 0; i < moves.size(); ++i) chains[root(i)].push_back(moves[i]);
-  std::erase_if(chains, [](const auto& chain) { return chain.empty(); });
+  std::vector<std::size_t> order(moves.size());
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return root(a) < root(b); });
+  Chains chains;
+  for (std::size_t i = 0; i < order.size(); ++i) {
+    chains.moves.push_back(moves[order[i]]);
+    if (i + 1 == order.size() || root(order[i]) != root(order[i + 1])) chains.ends.push_back(i + 1);
+  }
   return chains;
 }
 
 // A block that a cycle saves lives in registers, for one launch.
-Status check_cycles(std::span<const std::vector<UnitMove>> chains) {
-  for (const std::vector<UnitMove>& chain : chains) {
+Status check_cycles(const Chains& chains) {
+  std::size_t begin = 0;
+  for (const std::size_t end : chains.ends) {
+    const std::span<const UnitMove> chain(chains.moves.data() + begin, end - begin);
+    begin = end;
     const auto saves = [](const UnitMove& move) { return move.destination == kSavedUnit; };
     if (chain.size() <= kMovesOfLaunch || std::none_of(chain.begin(), chain.end(), saves)) continue;
     return unsupported("pairs: want cycles of at most " + std::to_string(kMovesOfLaunch - 1) +
@@ -114,7 +128,7 @@ Status check_cycles(std::span<const std::vector<UnitMove>> chains) {
 }
 
 // Launches of at most kMovesOfLaunch moves. Only a chain that is longer is cut, and goes on in the next one.
-Status run_moves(MoveParams params, std::span<const std::vector<UnitMove>> chains, cudaStream_t stream) {
+Status run_moves(MoveParams params, const Chains& chains, cudaStream_t stream) {
   std::size_t count = 0;
   params.num_chains = 0;
   const auto flush = [&]() -> Status {
@@ -123,14 +137,17 @@ Status run_moves(MoveParams params, std::span<const std::vector<UnitMove>> chain
     params.num_chains = 0;
     return {};
   };
-  for (const std::vector<UnitMove>& chain : chains) {
-    if (chain.size() <= kMovesOfLaunch && count + chain.size() > kMovesOfLaunch) QUIRE_RETURN_IF_ERROR(flush());
-    for (std::size_t i = 0; i < chain.size(); ++i) {
+  std::size_t begin = 0;
+  for (const std::size_t end : chains.ends) {
+    const std::size_t length = end - begin;
+    if (length <= kMovesOfLaunch && count + length > kMovesOfLaunch) QUIRE_RETURN_IF_ERROR(flush());
+    for (std::size_t i = begin; i < end; ++i) {
       if (count == kMovesOfLaunch) QUIRE_RETURN_IF_ERROR(flush());
-      if (i == 0 || count == 0) ++params.num_chains;
-      params.moves[count++] = chain[i];
+      if (i == begin || count == 0) ++params.num_chains;
+      params.moves[count++] = chains.moves[i];
       params.first[params.num_chains] = static_cast<std::int16_t>(count);
     }
+    begin = end;
   }
   return flush();
 }
@@ -234,8 +251,11 @@ Status swap_blocks(const KVSource& source, const KVSource& destination, std::spa
   QUIRE_ASSIGN_OR_RETURN(const bool reads, is_reachable(source));
   QUIRE_ASSIGN_OR_RETURN(const bool writes, is_reachable(destination));
   if (reads && writes) {
-    std::vector<std::vector<UnitMove>> chains;
-    for (const BlockPair& pair : pairs) chains.push_back({{pair.source, pair.destination}});
+    Chains chains;
+    for (const BlockPair& pair : pairs) {
+      chains.moves.push_back({pair.source, pair.destination});
+      chains.ends.push_back(chains.moves.size());
+    }
     return run_moves(params, chains, static_cast<cudaStream_t>(stream));
   }
   for (const BlockPair& pair : pairs) {
@@ -255,7 +275,7 @@ Status copy_blocks(std::span<const KVSource> caches, std::span<const BlockPair> 
   }
   std::vector<UnitMove> moves;
   for (const BlockPair& pair : order) moves.push_back({pair.source, pair.destination});
-  const std::vector<std::vector<UnitMove>> chains = chains_of(moves);
+  const Chains chains = chains_of(moves);
   QUIRE_RETURN_IF_ERROR(check_cycles(chains));
   for (const KVSource& cache : caches) {
     QUIRE_RETURN_IF_ERROR(
@@ -276,7 +296,7 @@ Status move_tokens(std::span<const KVSource> caches, std::span<const SlotPair> p
       QUIRE_RETURN_IF_ERROR(check_pair({pairs[i].source, pairs[i].destination}, i, num_slots, num_slots));
     }
   }
-  const std::vector<std::vector<UnitMove>> chains = chains_of(moves);
+  const Chains chains = chains_of(moves);
   for (const KVSource& cache : caches) {
     QUIRE_RETURN_IF_ERROR(
         run_moves(move_params(cache, cache, Unit::kToken), chains, static_cast<cudaStream_t>(stream)));

@@ -4,6 +4,7 @@
 // of the host, which is read and written in place. A thread has one place inside a unit and takes it through all moves
 // of a chain in order, so that a unit may be read before and after it is overwritten without a barrier.
 #include <algorithm>
+#include <string>
 
 #include "core/checked.h"
 #include "cuda/context.h"
@@ -12,23 +13,24 @@
 namespace quire::cuda {
 namespace {
 
-constexpr int kMoveThreads = 256;
+constexpr unsigned kMoveThreads = 256;
 
 __device__ inline std::int64_t unit_offset(const MoveRows& rows, std::int64_t unit, std::int64_t unit_tokens) {
+  if (unit_tokens == 1) return unit * rows.page;
   return unit / unit_tokens * rows.page + unit % unit_tokens * rows.token;
 }
 
 // Some of a piece's words through all moves of the chain `blockIdx.x`.
 template <class Word>
 __device__ void move_words(const MoveParams& params, const MovePiece& piece) {
-  const auto words = static_cast<std::int64_t>(piece.row_bytes / static_cast<int>(sizeof(Word)));
-  const std::int64_t total = words * params.num_outer * params.num_inner;
-  const std::int64_t step = static_cast<std::int64_t>(gridDim.z) * kMoveThreads;
-  for (std::int64_t i = static_cast<std::int64_t>(blockIdx.z) * kMoveThreads + threadIdx.x; i < total; i += step) {
-    const std::int64_t row = i / words;
-    const std::int64_t outer = row / params.num_inner;
-    const std::int64_t inner = row % params.num_inner;
-    const std::int64_t word = i % words * static_cast<std::int64_t>(sizeof(Word));
+  const auto words = static_cast<std::uint32_t>(piece.row_bytes) / static_cast<std::uint32_t>(sizeof(Word));
+  const auto num_inner = static_cast<std::uint32_t>(params.num_inner);
+  const std::uint32_t total = words * num_inner * static_cast<std::uint32_t>(params.num_outer);
+  for (std::uint32_t i = blockIdx.z * kMoveThreads + threadIdx.x; i < total; i += gridDim.z * kMoveThreads) {
+    const std::uint32_t row = i / words;
+    const std::int64_t outer = row / num_inner;
+    const std::int64_t inner = row % num_inner;
+    const std::uint32_t word = i % words * static_cast<std::uint32_t>(sizeof(Word));
     const std::byte* from = piece.from.data + outer * piece.from.outer + inner * piece.from.inner + word;
     std::byte* to = piece.to.data + outer * piece.to.outer + inner * piece.to.inner + word;
     Word saved{};
@@ -80,6 +82,7 @@ Status launch_move(const MoveParams& params, cudaStream_t stream) {
     const auto rows = static_cast<std::int64_t>(params.num_outer) * params.num_inner;
     words = std::max(words, piece.row_bytes / piece.word_bytes * rows);
   }
+  if (words > 0x7fffffff) return unsupported("cache: want fewer than 2^31 words a block, got " + std::to_string(words));
   const dim3 grid(static_cast<unsigned>(params.num_chains), static_cast<unsigned>(params.num_pieces),
                   static_cast<unsigned>(std::min<std::int64_t>(ceil_div(words, kMoveThreads), 64)));
   move_kernel<<<grid, kMoveThreads, 0, stream>>>(params);
