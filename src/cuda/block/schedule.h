@@ -49,8 +49,9 @@ __device__ inline TileRows tile_rows(const AttentionArgs& args, const ScheduleSh
   rows.num_tokens = shape.tokens_per_tile == 0 ? rest : min(rest, shape.tokens_per_tile);
   const RowSpan span{rows.first_token, rows.first_token + rows.num_tokens - 1, rows.lengths.context_len()};
   rows.keys = fold_clip(terms_of(args.variant, seq), {0, rows.lengths.seq_len}, span);
-  const std::int32_t begin = rows.keys.begin / shape.unit_keys * shape.unit_keys;
-  rows.num_units = max((rows.keys.end - begin + shape.unit_keys - 1) / shape.unit_keys, 1);
+  const std::int32_t begin = rows.keys.begin & -shape.unit_keys;
+  const int unit_shift = 31 - __clz(shape.unit_keys);
+  rows.num_units = max((rows.keys.end - begin + shape.unit_keys - 1) >> unit_shift, 1);
   return rows;
 }
 
@@ -179,7 +180,7 @@ __device__ inline Segment cut_segment(const ScheduleShape& shape, std::int32_t n
   const std::int32_t num_units = max(rows.num_units, 1);
   const std::int32_t first = unit - first_unit;
   segment.num_units = shape.is_fixed() ? 1 : min(num_units - first, units_of_group.end - unit);
-  const std::int32_t begin = rows.keys.begin / shape.unit_keys * shape.unit_keys + first * shape.unit_keys;
+  const std::int32_t begin = (rows.keys.begin & -shape.unit_keys) + first * shape.unit_keys;
   segment.keys = {begin, min(begin + segment.num_units * shape.unit_keys, rows.keys.end)};
   if (segment.num_units < num_units) {
     segment.slot =

@@ -24,10 +24,10 @@ struct ScheduleShape {
   // > 0: no request has more row tiles. Entries are then [tile, seq], so that the row tiles of a request are worked on
   // side by side and its keys and values come from memory once; else [seq, tile].
   std::int32_t tiles_per_seq = 0;
-  std::int32_t unit_keys = kTileKeys;
-  std::int32_t num_entries = 0;  // row tiles, unused ones included
-  std::int32_t num_groups = 0;   // groups of num_kv_heads workers
-  std::int32_t num_slots = 0;    // partial results that there is room for
+  std::int32_t unit_keys = kTileKeys;  // a power of two
+  std::int32_t num_entries = 0;        // row tiles, unused ones included
+  std::int32_t num_groups = 0;         // groups of num_kv_heads workers
+  std::int32_t num_slots = 0;          // partial results that there is room for
 
   QUIRE_HD bool is_fixed() const { return unit_keys == kSplitTokens; }
 };

@@ -27,24 +27,39 @@ struct WgmmaRow {
   KeyRange seen;                        // but for the tree's mask
   const std::uint64_t* tree = nullptr;  // the row's mask, null without
   std::int32_t words = 0;
-
-  // 64 bits of the mask from node `first` on: the context is seen, what lies behind the mask is not.
-  __device__ QUIRE_INLINE std::uint64_t nodes(std::int32_t first) const {
-    const auto word = [&](std::int32_t i) { return i < 0 ? ~std::uint64_t{0} : i < words ? tree[i] : 0; };
-    const std::int32_t i = first >> 6;
-    const int shift = first & 63;
-    return shift == 0 ? word(i) : word(i) >> shift | word(i + 1) << (64 - shift);
-  }
-
-  // Which of the 64 keys from `first` on the row sees, as bits.
-  __device__ QUIRE_INLINE std::uint64_t visible(std::int32_t first, std::int32_t context_len) const {
-    const auto below = [](std::int32_t n) {
-      return n <= 0 ? std::uint64_t{0} : n >= 64 ? ~std::uint64_t{0} : (std::uint64_t{1} << n) - 1;
-    };
-    const std::uint64_t bits = below(seen.end - first) & ~below(seen.begin - first);
-    return tree == nullptr ? bits : bits & nodes(first - context_len);
-  }
 };
+
+// What row `at` of a request sees of `keys`. Not inlined, as what else runs once a segment or less: the first pass
+// through code costs more than calls do.
+__device__ __noinline__ inline WgmmaRow find_row(const AttentionArgs& args, std::int32_t seq, KeyRange keys,
+                                                 std::int32_t context_len, std::int32_t at) {
+  const Terms terms = terms_of(args.variant, seq);
+  WgmmaRow row;
+  row.seen = fold_clip(terms, keys, {at, at, context_len});
+  if (!terms.tree.active()) return row;
+  if (at < terms.tree.size) {
+    row.words = terms.tree.words();
+    row.tree = terms.tree.mask + static_cast<std::int64_t>(at) * row.words;
+    row.seen.end = min(row.seen.end, context_len + terms.tree.size);
+  } else {
+    row.seen.end = min(row.seen.end, context_len + at + 1);
+  }
+  return row;
+}
+
+// Which of the 64 keys from `first` on a row sees, as bits: the context is seen, what lies behind a mask is not.
+__device__ __noinline__ inline std::uint64_t visible_keys(WgmmaRow row, std::int32_t first, std::int32_t context_len) {
+  const auto below = [](std::int32_t n) {
+    return n <= 0 ? std::uint64_t{0} : n >= 64 ? ~std::uint64_t{0} : (std::uint64_t{1} << n) - 1;
+  };
+  const std::uint64_t bits = below(row.seen.end - first) & ~below(row.seen.begin - first);
+  if (row.tree == nullptr) return bits;
+  const std::int32_t node = first - context_len;
+  const auto word = [&](std::int32_t i) { return i < 0 ? ~std::uint64_t{0} : i < row.words ? row.tree[i] : 0; };
+  const std::int32_t i = node >> 6;
+  const int shift = node & 63;
+  return bits & (shift == 0 ? word(i) : word(i) >> shift | word(i + 1) << (64 - shift));
+}
 
 // Running sums of a thread's rows; `largest` is a raw product.
 template <class Shape>
@@ -89,30 +104,19 @@ template <class Shape>
 __device__ QUIRE_INLINE WgmmaCall open_segment(const SplitParams& params, const Segment& segment, int group,
                                                WgmmaState<Shape>& state) {
   const AttentionArgs& args = params.args;
-  const Terms terms = terms_of(args.variant, segment.rows.seq);
   WgmmaCall call;
   call.keys = {segment.rows.keys.begin, segment.keys.end};
   call.context_len = segment.rows.lengths.context_len();
   const std::int32_t last_row = segment.rows.first_token + segment.rows.num_tokens - 1;
-  call.interior = fold_interior(terms, call.keys, {segment.rows.first_token, last_row, call.context_len});
+  call.interior = fold_interior(terms_of(args.variant, segment.rows.seq), call.keys,
+                                {segment.rows.first_token, last_row, call.context_len});
   call.factor = args.variant.scale * args.query_scale * args.kv.key[0].tensor_scale * kLog2E;
   call.group = group;
   call.takes_turns = segment.rows.num_tokens * params.shape.group > 64;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const std::int32_t at = row_place(params, segment, group, half).at;
-    WgmmaRow& row = state.rows[half];
-    row.seen = fold_clip(terms, call.keys, {at, at, call.context_len});
-    row.tree = nullptr;
-    if (terms.tree.active()) {
-      if (at < terms.tree.size) {
-        row.words = terms.tree.words();
-        row.tree = terms.tree.mask + static_cast<std::int64_t>(at) * row.words;
-        row.seen.end = min(row.seen.end, call.context_len + terms.tree.size);
-      } else {
-        row.seen.end = min(row.seen.end, call.context_len + at + 1);
-      }
-    }
+    state.rows[half] = find_row(args, segment.rows.seq, call.keys, call.context_len, at);
     state.largest[half] = -INFINITY;
     state.sum[half] = 0.0f;
   }
@@ -129,22 +133,21 @@ template <class Shape>
 __device__ QUIRE_INLINE void load_queries(const SplitParams& params, const Segment& segment, int group,
                                           std::uint32_t to) {
   const AttentionArgs& args = params.args;
-  constexpr int kChunks = Shape::kD / 8;
-  const auto thread = static_cast<int>(threadIdx.x % 128);
-  const std::int32_t num_rows = segment.rows.num_tokens * params.shape.group;
-#pragma unroll 4
-  for (int i = thread; i < 64 * kChunks; i += 128) {
-    const std::int32_t r = group * 64 + i / kChunks;
-    const int chunk = i % kChunks;
-    const bool valid = r < num_rows;
-    const std::int64_t token =
-        segment.rows.lengths.query_start + segment.rows.first_token + (valid ? r / params.shape.group : 0);
-    const std::int32_t q_head = segment.kv_head * params.shape.group + (valid ? r % params.shape.group : 0);
-    const auto* from = static_cast<const std::uint16_t*>(args.query) + token * args.query_token_stride +
-                       q_head * args.query_head_stride + chunk * 8;
+  // Two threads a row, so that each looks for one row only.
+  const auto thread = static_cast<std::int32_t>(threadIdx.x % 128);
+  const std::int32_t r = group * 64 + thread / 2;
+  const bool valid = r < segment.rows.num_tokens * params.shape.group;
+  const std::int32_t at = valid ? r / params.shape.group : 0;
+  const std::int64_t token = segment.rows.lengths.query_start + segment.rows.first_token + at;
+  const std::int32_t q_head = segment.kv_head * params.shape.group + (valid ? r - at * params.shape.group : 0);
+  const auto* from =
+      static_cast<const std::uint16_t*>(args.query) + token * args.query_token_stride + q_head * args.query_head_stride;
+#pragma unroll
+  for (int i = 0; i < Shape::kD / 16; ++i) {
+    const int chunk = 2 * i + thread % 2;
     ptx::cp_async_16(
-        to + static_cast<std::uint32_t>(chunk / 8 * Shape::kRows * 128 + i / kChunks * 128 + ((chunk ^ r) % 8) * 16),
-        from, valid);
+        to + static_cast<std::uint32_t>(chunk / 8 * Shape::kRows * 128 + thread / 2 * 128 + ((chunk ^ r) % 8) * 16),
+        from + chunk * 8, valid);
   }
   ptx::cp_async_commit();
   ptx::cp_async_wait<0>();
@@ -182,27 +185,45 @@ __device__ QUIRE_INLINE void multiply_values(std::uint32_t values, WgmmaState<Sh
   }
 }
 
-// Products of keys that a row does not see to -inf.
+// Which keys of a stage a thread's rows see: its own pairs of each 64 as bits from bit 0 on.
 template <class Shape>
-__device__ QUIRE_INLINE void hide_keys(const WgmmaCall& call, const WgmmaState<Shape>& state, std::int32_t first,
-                                       float (&scores)[Shape::kKeys / 2]) {
-  if (first >= call.interior.begin && first + Shape::kKeys <= call.interior.end) return;
+struct SeenKeys {
+  bool all = true;
+  std::uint64_t bits[2][Shape::kKeys / 64];
+
+  // Found before the products start: calls would make them wait for each other.
+  __device__ QUIRE_INLINE SeenKeys(const WgmmaCall& call, const WgmmaState<Shape>& state, std::int32_t first) {
+    all = first >= call.interior.begin && first + Shape::kKeys <= call.interior.end;
+    if (all) return;
 #pragma unroll
-  for (int half = 0; half < 2; ++half) {
+    for (int half = 0; half < 2; ++half) {
 #pragma unroll
-    for (int part = 0; part < Shape::kKeys / 64; ++part) {
-      const std::uint64_t bits = state.rows[half].visible(first + 64 * part, call.context_len) >> (threadIdx.x % 4 * 2);
-      const std::uint32_t words[2] = {static_cast<std::uint32_t>(bits), static_cast<std::uint32_t>(bits >> 32)};
+      for (int part = 0; part < Shape::kKeys / 64; ++part) {
+        bits[half][part] = visible_keys(state.rows[half], first + 64 * part, call.context_len) >> (threadIdx.x % 4 * 2);
+      }
+    }
+  }
+
+  // Products of other keys to -inf.
+  __device__ QUIRE_INLINE void hide_others(float (&scores)[Shape::kKeys / 2]) const {
+    if (all) return;
 #pragma unroll
-      for (int n = 0; n < 8; ++n) {
+    for (int half = 0; half < 2; ++half) {
 #pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          if ((words[n / 4] >> (n % 4 * 8 + i) & 1u) == 0) scores[32 * part + 4 * n + 2 * half + i] = -INFINITY;
+      for (int part = 0; part < Shape::kKeys / 64; ++part) {
+        const std::uint32_t words[2] = {static_cast<std::uint32_t>(bits[half][part]),
+                                        static_cast<std::uint32_t>(bits[half][part] >> 32)};
+#pragma unroll
+        for (int n = 0; n < 8; ++n) {
+#pragma unroll
+          for (int i = 0; i < 2; ++i) {
+            if ((words[n / 4] >> (n % 4 * 8 + i) & 1u) == 0) scores[32 * part + 4 * n + 2 * half + i] = -INFINITY;
+          }
         }
       }
     }
   }
-}
+};
 
 // Scores to weights, in place; `fade` is what the sums so far are worth relative to the new maximum. True if it moved.
 template <class Shape>
@@ -286,6 +307,7 @@ __device__ QUIRE_INLINE void run_stages(const WgmmaCall& call, const Segment& se
   float scores[Shape::kKeys / 2];
   float fade[2];
   std::int32_t first = segment.keys.begin;
+  const SeenKeys<Shape> seen_first(call, state, first);
   ptx::barrier_wait(shared.full_keys(place.stage), place.parity);
   ptx::wgmma_fence();
   multiply_keys<Shape>(queries, shared.keys(place.stage), scores);
@@ -293,11 +315,12 @@ __device__ QUIRE_INLINE void run_stages(const WgmmaCall& call, const Segment& se
   ptx::wgmma_wait<0>();
   ptx::pin(scores);
   release(shared.empty_keys(place.stage));
-  hide_keys(call, state, first, scores);
+  seen_first.hide_others(scores);
   soften(call.factor, state, scores, fade);
   pack_weights(scores, state);
 #pragma unroll 1
   for (first += Shape::kKeys; first < segment.keys.end; first += Shape::kKeys) {
+    const SeenKeys<Shape> seen(call, state, first);
     const RingPlace<Shape> last = place;
     place.advance();
     ptx::barrier_wait(shared.full_keys(place.stage), place.parity);
@@ -314,7 +337,7 @@ __device__ QUIRE_INLINE void run_stages(const WgmmaCall& call, const Segment& se
     ptx::wgmma_wait<1>();
     ptx::pin(scores);
     release(shared.empty_keys(place.stage));
-    hide_keys(call, state, first, scores);
+    seen.hide_others(scores);
     const bool moved = soften(call.factor, state, scores, fade);
     // Sums are never negative; the branch keeps the compiler from waiting for the products before the softmax.
     if (state.sum[0] + state.sum[1] < 0.0f) __nanosleep(0);
