@@ -128,10 +128,10 @@ __device__ QUIRE_INLINE WgmmaCall open_segment(const SplitParams& params, const 
   return call;
 }
 
-// The warpgroup's 64 rows of queries into shared memory; rows that are not there become zero.
+// Starts the copies of the warpgroup's 64 rows of queries into shared memory; rows that are not there become zero.
 template <class Shape>
-__device__ QUIRE_INLINE void load_queries(const SplitParams& params, const Segment& segment, int group,
-                                          std::uint32_t to) {
+__device__ QUIRE_INLINE void start_queries(const SplitParams& params, const Segment& segment, int group,
+                                           std::uint32_t to) {
   const AttentionArgs& args = params.args;
   // Two threads a row, so that each looks for one row only.
   const auto thread = static_cast<std::int32_t>(threadIdx.x % 128);
@@ -150,6 +150,10 @@ __device__ QUIRE_INLINE void load_queries(const SplitParams& params, const Segme
         from + chunk * 8, valid);
   }
   ptx::cp_async_commit();
+}
+
+// Waits until the warpgroup's queries are there.
+__device__ QUIRE_INLINE void finish_queries(int group) {
   ptx::cp_async_wait<0>();
   ptx::fence_async_proxy();
   ptx::named_barrier_sync(kOneGroup + group, 128);
@@ -300,7 +304,7 @@ __device__ QUIRE_INLINE void release(std::uint32_t barrier) {
   if (threadIdx.x % 32 == 0) ptx::barrier_arrive(barrier);
 }
 
-// All stages of a segment.
+// All stages of a segment, but for the products with the last values.
 template <class Shape>
 __device__ QUIRE_INLINE void run_stages(const WgmmaCall& call, const Segment& segment, WgmmaShared<Shape> shared,
                                         std::uint32_t queries, RingPlace<Shape>& place, WgmmaState<Shape>& state) {
@@ -348,8 +352,16 @@ __device__ QUIRE_INLINE void run_stages(const WgmmaCall& call, const Segment& se
     if (moved) fade_values(state, fade);
     pack_weights(scores, state);
   }
+}
+
+// The products with the last values.
+template <class Shape>
+__device__ QUIRE_INLINE void finish_stages(const WgmmaCall& call, const Segment& segment, WgmmaShared<Shape> shared,
+                                           RingPlace<Shape>& place, WgmmaState<Shape>& state) {
+  const std::int32_t last =
+      segment.keys.begin + (segment.keys.end - 1 - segment.keys.begin) / Shape::kKeys * Shape::kKeys;
   ptx::barrier_wait(shared.full_values(place.stage), place.parity);
-  clear_values<Shape>(call.keys, first - Shape::kKeys, shared.values(place.stage));
+  clear_values<Shape>(call.keys, last, shared.values(place.stage));
   ptx::wgmma_fence();
   multiply_values(shared.values(place.stage), state);
   ptx::wgmma_commit();
@@ -423,17 +435,32 @@ __device__ QUIRE_INLINE void run_rows(const WgmmaWork& work, WgmmaShared<Shape> 
   WgmmaState<Shape> state;
   const std::uint32_t queries = shared.queries() + static_cast<std::uint32_t>(group * 64 * 128);
   if (group == 1) ptx::named_barrier_arrive(kTurn, 128 * Shape::kGroups);
-  for (std::int32_t unit = work.units.begin; unit < work.units.end;) {
-    const Segment segment = work.segment(unit);
+  Segment segment;
+  Segment next;
+  std::int32_t unit = work.units.begin;
+  // Finds the next segment and starts to load its queries.
+  const auto look_ahead = [&] {
+    if (unit >= work.units.end) return;
+    next = work.segment(unit);
+    if (group * 64 < next.rows.num_tokens * params.shape.group) start_queries<Shape>(params, next, group, queries);
+  };
+  look_ahead();
+  while (unit < work.units.end) {
+    segment = next;
     unit += segment.num_units;
     const WgmmaCall call = open_segment(params, segment, group, state);
-    if (group * 64 >= segment.rows.num_tokens * params.shape.group) {
+    const bool has_rows = group * 64 < segment.rows.num_tokens * params.shape.group;
+    const bool has_keys = segment.keys.begin < segment.keys.end;
+    if (has_rows) {
+      finish_queries(group);
+      if (has_keys) run_stages(call, segment, shared, queries, place, state);
+      ptx::named_barrier_sync(kOneGroup + group, 128);  // all of the warpgroup's warps have read their queries
+    } else {
       skip_stages<Shape>(call, segment, shared, place);
-      continue;
     }
-    load_queries<Shape>(params, segment, group, queries);
-    if (segment.keys.begin < segment.keys.end) run_stages(call, segment, shared, queries, place, state);
-    store_rows<Shape>(params, segment, group, call.factor, state);
+    look_ahead();
+    if (has_rows && has_keys) finish_stages(call, segment, shared, place, state);
+    if (has_rows) store_rows<Shape>(params, segment, group, call.factor, state);
   }
 }
 
