@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cstring>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -52,6 +53,8 @@ struct StoreCase {
   RopeStyle style = RopeStyle::kNeox;
   std::int32_t rotary_dim = 64;
   DType angle_dtype = DType::kFloat32;
+  std::int64_t tokens = 37;
+  double special_share = 0.0;  // of NaNs, infinities and numbers near the ends of ranges
 };
 
 class GpuCache : public ::testing::Test {
@@ -60,44 +63,52 @@ class GpuCache : public ::testing::Test {
     if (const std::string missing = missing_device(); !missing.empty()) GTEST_SKIP() << missing;
   }
 
-  static constexpr std::int64_t kTokens = 37;
-  static constexpr std::int64_t kBlocks = 9;
-  static constexpr std::int32_t kHeads = 4;
+  static constexpr std::int32_t kHeads = 5;
 
-  static void fill(Mirror& mirror, DType dtype, std::int64_t count, Random& random) {
+  static void fill(Mirror& mirror, DType dtype, std::int64_t count, Random& random, double special_share = 0.0,
+                   float infinity = 0.0f) {
+    constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
     for (std::int64_t i = 0; i < count; ++i) {
-      store_from_float(mirror.host.data(), dtype, i, static_cast<float>(4.0 * random.uniform() - 2.0));
+      float value = static_cast<float>(4.0 * random.uniform() - 2.0);
+      if (special_share > 0.0 && random.chance(special_share)) {
+        value = random.pick({kNaN, -kNaN, infinity, -infinity, 6e4f, -6e4f, 1e-40f, 14.0f});
+      }
+      store_from_float(mirror.host.data(), dtype, i, value);
     }
   }
 
   void run(const StoreCase& c) {
     Random random(static_cast<std::uint64_t>(c.head_size) * 31 + static_cast<std::uint64_t>(c.cache_dtype));
+    const std::int32_t heads = c.format == KVCacheFormat::kDifferential ? 4 : kHeads;
+    const std::int64_t num_blocks = c.tokens / 16 + 7;
     const KVCacheSpec spec{.format = c.format,
                            .layout = c.layout,
                            .cache_dtype = c.cache_dtype,
                            .model_dtype = c.dtype,
-                           .num_blocks = kBlocks,
+                           .num_blocks = num_blocks,
                            .block_size = 16,
-                           .num_kv_heads = kHeads,
+                           .num_kv_heads = heads,
                            .head_size = c.head_size,
                            .head_size_v = c.head_size_v};
     const auto element = static_cast<std::size_t>(dtype_bytes(c.dtype));
-    const auto keys = static_cast<std::int64_t>(kTokens) * kHeads * c.head_size;
-    const auto values = static_cast<std::int64_t>(kTokens) * kHeads * c.head_size_v;
+    const auto keys = c.tokens * heads * c.head_size;
+    const auto values = c.tokens * heads * c.head_size_v;
     Mirror key(static_cast<std::size_t>(keys) * element), value(static_cast<std::size_t>(values) * element);
     Mirror query(static_cast<std::size_t>(2 * keys) * element);
-    fill(key, c.dtype, keys, random);
-    fill(value, c.dtype, values, random);
+    const float infinity = is_per_token_head(c.cache_dtype) ? 1e4f : std::numeric_limits<float>::infinity();
+    fill(key, c.dtype, keys, random, c.special_share, infinity);
+    fill(value, c.dtype, values, random, c.special_share, infinity);
     fill(query, c.dtype, 2 * keys, random);
     Result<std::int64_t> bytes = kv_cache_bytes(spec);
     ASSERT_TRUE(bytes.ok()) << bytes.status().to_string();
     Mirror cache(static_cast<std::size_t>(*bytes));
     std::memset(cache.host.data(), 0x11, cache.host.size());
-    Mirror slots(kTokens * 8), positions(kTokens * 8), angles(64 * 64 * 4);
-    std::vector<std::int64_t> order(kBlocks * 16);
+    Mirror slots(static_cast<std::size_t>(c.tokens) * 8), positions(static_cast<std::size_t>(c.tokens) * 8),
+        angles(64 * 64 * 4);
+    std::vector<std::int64_t> order(static_cast<std::size_t>(num_blocks) * 16);
     for (std::size_t i = 0; i < order.size(); ++i) order[i] = static_cast<std::int64_t>(i);
     random.shuffle(order);
-    for (std::int64_t i = 0; i < kTokens; ++i) {
+    for (std::int64_t i = 0; i < c.tokens; ++i) {
       const std::int64_t slot = random.chance(0.2) ? -1 : order[static_cast<std::size_t>(i)];
       const std::int64_t position = random.between(0, 63);
       std::memcpy(slots.host.data() + i * 8, &slot, 8);
@@ -114,11 +125,11 @@ class GpuCache : public ::testing::Test {
       EXPECT_TRUE(cache_view.ok());
       Result<KVSource> source = bind_kv_cache(spec, *cache_view, {.k_scale = 0.03f, .v_scale = 0.07f});
       EXPECT_TRUE(source.ok());
-      const TensorView k = view(at(key), c.dtype, {kTokens, kHeads, c.head_size}, device);
-      const TensorView v = view(at(value), c.dtype, {kTokens, kHeads, c.head_size_v}, device);
-      const TensorView s = view(at(slots), DType::kInt64, {kTokens}, device);
-      const RopeArgs rope{.query = view(at(query), c.dtype, {kTokens, 2 * kHeads, c.head_size}, device),
-                          .positions = view(at(positions), DType::kInt64, {kTokens}, device),
+      const TensorView k = view(at(key), c.dtype, {c.tokens, heads, c.head_size}, device);
+      const TensorView v = view(at(value), c.dtype, {c.tokens, heads, c.head_size_v}, device);
+      const TensorView s = view(at(slots), DType::kInt64, {c.tokens}, device);
+      const RopeArgs rope{.query = view(at(query), c.dtype, {c.tokens, 2 * heads, c.head_size}, device),
+                          .positions = view(at(positions), DType::kInt64, {c.tokens}, device),
                           .cos_sin_cache = view(at(angles), c.angle_dtype, {64, c.rotary_dim}, device),
                           .style = c.style};
       if (on_device && c.rotates) return cuda::rope_and_cache_flash(rope, k, v, *source, s, nullptr);
@@ -156,6 +167,28 @@ TEST_F(GpuCache, StoresWhatTheCpuStores) {
              .style = RopeStyle::kGptj});
       }
     }
+  }
+}
+
+// NaNs keep their sign, infinities and large numbers saturate. What would make NaNs, whose sign differs between
+// processors, is left out: rotation, and infinities times the inverse of an infinite row scale.
+TEST_F(GpuCache, StoresSpecialNumbers) {
+  for (const KVCacheDType cache_dtype : all_kv_cache_dtypes()) {
+    if (!is_quantized(cache_dtype)) continue;
+    for (const DType dtype : {DType::kBFloat16, DType::kFloat16, DType::kFloat32}) {
+      for (const double share : {0.002, 0.1}) run({.cache_dtype = cache_dtype, .dtype = dtype, .special_share = share});
+    }
+  }
+}
+
+// Large calls give each team several heads.
+TEST_F(GpuCache, StoresManyTokens) {
+  for (const KVCacheDType cache_dtype : all_kv_cache_dtypes()) {
+    for (const bool rotates : {false, true}) {
+      const double share = rotates || !is_quantized(cache_dtype) ? 0.0 : 0.001;
+      run({.cache_dtype = cache_dtype, .rotates = rotates, .tokens = 2049, .special_share = share});
+    }
+    run({.format = KVCacheFormat::kDifferential, .cache_dtype = cache_dtype, .tokens = 2049});
   }
 }
 

@@ -11,6 +11,8 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include <type_traits>
+
 #include "core/checked.h"
 #include "cuda/block/rows.h"
 #include "cuda/block/store_row.h"
@@ -36,13 +38,12 @@ __device__ inline std::uint32_t narrow_pair(BFloat16Element, float first, float 
   const __nv_bfloat162 pair = __floats2bfloat162_rn(first, second);
   return *reinterpret_cast<const std::uint32_t*>(&pair);
 }
-// The instruction does what the element's encode does: to nearest even, saturated, NaN as 0.
+// Of magnitudes that need no saturation: the sum's low bits are the integer, rounded to nearest even. Conversions to
+// integers run at a quarter of a sum's rate.
 __device__ inline std::uint32_t narrow_pair(Int8Element, float first, float second) {
-  std::int32_t low;
-  std::int32_t high;
-  asm("cvt.rni.sat.s8.f32 %0, %1;" : "=r"(low) : "f"(first));
-  asm("cvt.rni.sat.s8.f32 %0, %1;" : "=r"(high) : "f"(second));
-  return __byte_perm(static_cast<std::uint32_t>(low), static_cast<std::uint32_t>(high), 0x5540) & 0xffffu;
+  constexpr float kIntegers = 12582912.0f;  // 1.5 * 2^23
+  return __byte_perm(__float_as_uint(__fadd_rn(first, kIntegers)), __float_as_uint(__fadd_rn(second, kIntegers)),
+                     0x0040);
 }
 
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890
@@ -63,14 +64,16 @@ __device__ inline std::uint32_t narrow_pair(Element, float first, float second) 
 }
 #endif
 
-// Whether there is a NaN; infinities count too.
-__device__ inline bool has_nan(const float (&x)[kPack]) {
-  float sum = 0.0f;
-#pragma unroll
-  for (int i = 0; i < kPack; ++i) sum = __fmaf_rn(x[i], 0.0f, sum);
-  return sum != sum;
+// A pack of 8-bit elements without NaNs.
+template <class Element>
+__device__ inline uint2 narrow_bytes(const float (&x)[kPack]) {
+  const auto four = [&](int i) {
+    return __byte_perm(narrow_pair(Element{}, x[i], x[i + 1]), narrow_pair(Element{}, x[i + 2], x[i + 3]), 0x5410);
+  };
+  return make_uint2(four(0), four(4));
 }
 
+// A pack of wider elements.
 template <class Element>
 __device__ inline Pack<typename Element::Code> narrow(const float (&x)[kPack]) {
   Pack<typename Element::Code> out;
@@ -78,42 +81,37 @@ __device__ inline Pack<typename Element::Code> narrow(const float (&x)[kPack]) {
   if constexpr (sizeof(typename Element::Code) == 4) {
 #pragma unroll
     for (int i = 0; i < kPack; ++i) words[i] = __float_as_uint(x[i]);
-  } else if constexpr (sizeof(typename Element::Code) == 2) {
-#pragma unroll
-    for (int i = 0; i < kPack / 2; ++i) words[i] = narrow_pair(Element{}, x[2 * i], x[2 * i + 1]);
   } else {
 #pragma unroll
-    for (int i = 0; i < kPack / 4; ++i) {
-      words[i] = __byte_perm(narrow_pair(Element{}, x[4 * i], x[4 * i + 1]),
-                             narrow_pair(Element{}, x[4 * i + 2], x[4 * i + 3]), 0x5410);
-    }
-    // The instructions make every NaN positive; here it keeps its sign as on the CPU.
-    if constexpr (Element::kDType != DType::kInt8) {
-      if (has_nan(x)) {
-        for (int i = 0; i < kPack; ++i) out.values[i] = Element::encode(x[i]);
-      }
-    }
+    for (int i = 0; i < kPack / 2; ++i) words[i] = narrow_pair(Element{}, x[2 * i], x[2 * i + 1]);
   }
   return out;
 }
 
-static __device__ __noinline__ float divide_anything(float x, float divisor) { return x / divisor; }
+// Any elements divided by `factor` (row scales: multiplied with it), as the CPU does it. Not inlined: packs with NaNs,
+// whose sign the instructions lose, and with overflows are rare.
+template <class Source, class Codec>
+static __device__ __noinline__ uint2 encode_any(Pack<typename Source::Code> raw, float factor) {
+  using Element = typename Codec::Element;
+  std::uint64_t codes = 0;
+#pragma unroll 1
+  for (int i = 0; i < kPack; ++i) {
+    float x = Source::decode(raw.values[i]);
+    if (x == x) x = Codec::kScale == ScaleKind::kRow ? x * factor : x / factor;  // products lose a NaN's sign
+    const auto code = Element::encode(x);
+    codes |= static_cast<std::uint64_t>(static_cast<std::uint8_t>(code)) << (8 * i);
+  }
+  return make_uint2(static_cast<std::uint32_t>(codes), static_cast<std::uint32_t>(codes >> 32));
+}
 
 // Exact quotients by one divisor: a product with the rounded reciprocal and one correction, which is right where
-// nothing over- or underflows. Quotients beyond 10^6, which every 8-bit format saturates, are cut first: the correction
-// of an infinite one would be a NaN.
-__device__ inline void divide(float (&x)[kPack], float divisor) {
-  const float reciprocal = __frcp_rn(divisor);
-  if (divisor > 1e-18f && divisor < 1e18f) {
+// nothing over- or underflows.
+__device__ inline void divide(float (&x)[kPack], float divisor, float reciprocal) {
 #pragma unroll
-    for (int i = 0; i < kPack; ++i) {
-      const float quotient = fminf(fmaxf(x[i] * reciprocal, -1e6f), 1e6f);
-      x[i] = __fmaf_rn(__fmaf_rn(-quotient, divisor, x[i]), reciprocal, quotient);
-    }
-    return;
+  for (int i = 0; i < kPack; ++i) {
+    const float quotient = x[i] * reciprocal;
+    x[i] = __fmaf_rn(__fmaf_rn(-quotient, divisor, x[i]), reciprocal, quotient);
   }
-#pragma unroll
-  for (int i = 0; i < kPack; ++i) x[i] = divide_anything(x[i], divisor);
 }
 
 template <class Element>
@@ -126,6 +124,33 @@ __device__ inline void widen(const Pack<typename Element::Code>& from, float (&x
       x[i] = Element::decode(from.values[i]);
     }
   }
+}
+
+// The largest magnitude of a pack; NaN if there is one.
+template <class Source>
+__device__ inline float largest_of(const Pack<typename Source::Code>& raw, const float (&x)[kPack]) {
+  if constexpr (Source::kDType == DType::kFloat32) {
+    float largest = 0.0f;
+    float sum = 0.0f;
+#pragma unroll
+    for (int i = 0; i < kPack; ++i) {
+      largest = fmaxf(largest, fabsf(x[i]));
+      sum += fabsf(x[i]);
+    }
+    return sum != sum ? sum : largest;
+  } else {
+    using Pair = std::conditional_t<Source::kDType == DType::kBFloat16, __nv_bfloat162, __half2>;
+    const auto* pairs = reinterpret_cast<const Pair*>(&raw);
+    const Pair most = __hmax2_nan(__hmax2_nan(__habs2(pairs[0]), __habs2(pairs[1])),
+                                  __hmax2_nan(__habs2(pairs[2]), __habs2(pairs[3])));
+    return static_cast<float>(__hmax_nan(most.x, most.y));
+  }
+}
+
+// The same, NaNs left out. Not inlined: few packs have any.
+static __device__ __noinline__ float largest_number(float4 a, float4 b) {
+  return fmaxf(fmaxf(fmaxf(fabsf(a.x), fabsf(a.y)), fmaxf(fabsf(a.z), fabsf(a.w))),
+               fmaxf(fmaxf(fabsf(b.x), fabsf(b.y)), fmaxf(fabsf(b.z), fabsf(b.w))));
 }
 
 // Where this lane is in its team and row.
@@ -278,6 +303,33 @@ __device__ inline CachePlace cache_place(const PackedParams& params, std::uint32
   return place;
 }
 
+// A pack as 8-bit elements with a scale; the team's row scale is stored if `stores`.
+template <class Source, class Codec>
+__device__ inline uint2 encode(const KVRows& rows, const CachePlace& place, const Lane& lane, bool stores,
+                               const Pack<typename Source::Code>& raw) {
+  float x[kPack];
+  widen<Source>(raw, x);
+  float largest = largest_of<Source>(raw, x);
+  float factor = rows.tensor_scale;
+  bool is_usual = false;
+  if constexpr (Codec::kScale == ScaleKind::kRow) {
+    is_usual = largest < INFINITY;
+    if (largest != largest) {
+      largest = largest_number(make_float4(x[0], x[1], x[2], x[3]), make_float4(x[4], x[5], x[6], x[7]));
+    }
+    const float scale = Codec::scale_of(lane.team_max(largest));  // packs beyond the row are zeros
+    if (stores && lane.first == 0) rows.scales[place.scale] = scale;
+    factor = Codec::of_scale(scale).inverse;
+#pragma unroll
+    for (int i = 0; i < kPack; ++i) x[i] *= factor;
+  } else {
+    const float reciprocal = __frcp_rn(factor);
+    is_usual = factor > 1e-18f && factor < 1e18f && largest * reciprocal < 1e30f;
+    divide(x, factor, reciprocal);
+  }
+  return is_usual ? narrow_bytes<typename Codec::Element>(x) : encode_any<Source, Codec>(raw, factor);
+}
+
 // Stores the team's row of `size` elements if `stores`; every lane of the warp must come here.
 template <class Source, class Codec>
 __device__ inline void store_row(const KVRows& rows, const CachePlace& place, std::int32_t size, const Lane& lane,
@@ -285,23 +337,14 @@ __device__ inline void store_row(const KVRows& rows, const CachePlace& place, st
   using Element = typename Codec::Element;
   const bool has_pack = stores && lane.first < size;
   auto* const to = static_cast<typename Element::Code*>(rows.data) + place.row + lane.first;
-  if constexpr (Codec::kScale == ScaleKind::kNone && Element::kDType == Source::kDType) {
+  if constexpr (Codec::kScale != ScaleKind::kNone) {
+    const uint2 codes = encode<Source, Codec>(rows, place, lane, stores, raw);
+    if (has_pack) put(*reinterpret_cast<const Pack<typename Element::Code>*>(&codes), to, wide);
+  } else if constexpr (Element::kDType == Source::kDType) {
     if (has_pack) put(raw, to, wide);
   } else {
     float x[kPack];
     widen<Source>(raw, x);
-    if constexpr (Codec::kScale == ScaleKind::kRow) {
-      float largest = 0.0f;
-#pragma unroll
-      for (int i = 0; i < kPack; ++i) largest = fmaxf(largest, fabsf(x[i]));  // packs beyond the row are zeros
-      const float scale = Codec::scale_of(lane.team_max(largest));
-      if (stores && lane.first == 0) rows.scales[place.scale] = scale;
-      const float inverse = Codec::of_scale(scale).inverse;
-#pragma unroll
-      for (int i = 0; i < kPack; ++i) x[i] *= inverse;
-    } else if constexpr (Codec::kScale == ScaleKind::kTensor) {
-      divide(x, rows.tensor_scale);
-    }
     if (has_pack) put(narrow<Element>(x), to, wide);
   }
 }
@@ -354,10 +397,10 @@ __device__ inline void store_one(const PackedParams& params, const Lane& lane, s
   store_row<Source, Codec>(to, at, rows.size, lane, stores, params.wide_cache, raw);
 }
 
-// kRows heads of a token from `head` on: the key, rotated, and the value into the cache.
-template <class Source, class Codec, int kRows>
-__device__ inline void rotate_and_store(const PackedParams& params, const Lane& lane, std::int64_t token,
-                                        std::int32_t head) {
+// kRows heads of a token from `head` on: the key, rotated where kRotates, and the value into the cache.
+template <class Source, class Codec, bool kRotates, int kRows>
+__device__ inline void store_heads(const PackedParams& params, const Lane& lane, std::int64_t token,
+                                   std::int32_t head) {
   const StoreArgs& store = params.base.store;
   const RopeStoreArgs& rope = params.base.rope;
   const bool exists = token < store.num_slots;
@@ -372,15 +415,17 @@ __device__ inline void rotate_and_store(const PackedParams& params, const Lane& 
     if (lane.first < store.value.size) value[i] = *pack_at<Source>(store.value, token, head + i, lane);
   }
   KVPlace place = slot_place(params.base, token, exists ? store.slots[token] : -1);
-  const bool rotated = exists && token < rope.num_positions;
-  const std::int64_t position = rotated ? checked_position(params.base, token) : 0;
-  if (position < 0) place.page = -1;
-  Angles angles;
-  const Turn turn = turn_of(rope, lane, rotated && place.page >= 0, angles, position);
+  if constexpr (kRotates) {
+    const bool rotated = exists && token < rope.num_positions;
+    const std::int64_t position = rotated ? checked_position(params.base, token) : 0;
+    if (position < 0) place.page = -1;
+    Angles angles;
+    const Turn turn = turn_of(rope, lane, rotated && place.page >= 0, angles, position);
 #pragma unroll
-  for (int i = 0; i < kRows; ++i) {
-    rotate<Source>(rope.style, turn, angles, key[i]);
-    if (turn.rotates && i < num_heads) *pack_at<Source>(store.key, token, head + i, lane) = key[i];
+    for (int i = 0; i < kRows; ++i) {
+      rotate<Source>(rope.style, turn, angles, key[i]);
+      if (turn.rotates && i < num_heads) *pack_at<Source>(store.key, token, head + i, lane) = key[i];
+    }
   }
   const bool stores = place.page >= 0;
   const auto page = static_cast<std::uint32_t>(stores ? place.page : 0);
@@ -395,8 +440,8 @@ __device__ inline void rotate_and_store(const PackedParams& params, const Lane& 
   }
 }
 
-// Blocks along x are heads, so that a block does one kind of work: queries first where something is rotated, else key
-// and value of each head; along y they are tokens.
+// Blocks along x are heads, so that a block does one kind of work: queries first where something is rotated, and where
+// nothing is, key and value of each head or (kRows > 1) some heads; along y they are tokens.
 template <class Source, class Codec, bool kRotates, int kQueryRows, int kRows>
 __global__ void __launch_bounds__(kThreads) packed_store_kernel(const __grid_constant__ PackedParams params) {
   const auto thread = static_cast<std::int32_t>(threadIdx.x);
@@ -409,7 +454,9 @@ __global__ void __launch_bounds__(kThreads) packed_store_kernel(const __grid_con
       rotate_queries<Source, kQueryRows>(params, lane, token, unit * kQueryRows);
       return;
     }
-    rotate_and_store<Source, Codec, kRows>(params, lane, token, (unit - query_units) * kRows);
+    store_heads<Source, Codec, true, kRows>(params, lane, token, (unit - query_units) * kRows);
+  } else if constexpr (kRows > 1) {
+    store_heads<Source, Codec, false, kRows>(params, lane, token, unit * kRows);
   } else {
     store_one<Source, Codec>(params, lane, token, unit >> 1, (unit & 1) != 0);
   }
@@ -417,13 +464,13 @@ __global__ void __launch_bounds__(kThreads) packed_store_kernel(const __grid_con
 
 constexpr std::int64_t kManyTokens = 2048;  // enough for every multiprocessor with several heads a team
 constexpr int kManyQueryRows = 4;
-constexpr int kManyRotatedRows = 2;  // of keys and values; without rotation one row a team is faster
+constexpr int kManyRows = 2;  // of keys and values; copies without rotation are faster with one row a team
 
 template <class Source, class Codec, bool kRotates, int kQueryRows, int kRows>
 void launch_rows(const PackedParams& params, cudaStream_t stream) {
-  const std::int64_t rotating =
-      ceil_div(params.base.rope.query.num_heads, kQueryRows) + ceil_div(params.base.store.key.num_heads, kRows);
-  const std::int64_t units = kRotates ? rotating : 2 * params.base.store.key.num_heads;
+  const std::int64_t heads = params.base.store.key.num_heads;
+  const std::int64_t queries = kRotates ? ceil_div(params.base.rope.query.num_heads, kQueryRows) : 0;
+  const std::int64_t units = queries + (kRotates || kRows > 1 ? ceil_div(heads, kRows) : 2 * heads);
   const dim3 grid(static_cast<unsigned>(units),
                   static_cast<unsigned>(ceil_div(params.base.num_tokens() * params.team_lanes, kThreads)));
   packed_store_kernel<Source, Codec, kRotates, kQueryRows, kRows><<<grid, kThreads, 0, stream>>>(params);
@@ -431,9 +478,9 @@ void launch_rows(const PackedParams& params, cudaStream_t stream) {
 
 template <class Source, class Codec, bool kRotates>
 void launch_codec(const PackedParams& params, cudaStream_t stream) {
-  if constexpr (kRotates) {
+  if constexpr (kRotates || Codec::kScale != ScaleKind::kNone) {
     if (params.base.num_tokens() >= kManyTokens) {
-      return launch_rows<Source, Codec, true, kManyQueryRows, kManyRotatedRows>(params, stream);
+      return launch_rows<Source, Codec, kRotates, kManyQueryRows, kManyRows>(params, stream);
     }
   }
   launch_rows<Source, Codec, kRotates, 1, 1>(params, stream);
