@@ -32,6 +32,7 @@ struct BatchBounds {
   std::int32_t longest_query = 0;
   std::int32_t shortest_query = 0;   // of those that one item covers
   std::int32_t longest_small = 0;    // of those with at most kMaxDecodeRows rows
+  std::int64_t num_keys = 0;         // of those requests
   std::int64_t num_fixed_units = 0;  // key units of kSplitTokens
 };
 
@@ -43,7 +44,10 @@ BatchBounds bounds_of(const AttentionArgs& args, const AttentionPlan& plan) {
     bounds.longest_query = std::max(bounds.longest_query, item.token_begin + item.token_count);
     if (item.token_begin == 0) {
       bounds.shortest_query = std::min(bounds.shortest_query, item.token_count);
-      if (item.token_count <= most) bounds.longest_small = std::max(bounds.longest_small, item.token_count);
+      if (item.token_count <= most) {
+        bounds.longest_small = std::max(bounds.longest_small, item.token_count);
+        bounds.num_keys += item.kv_end - item.kv_begin;
+      }
     }
     bounds.num_fixed_units += ceil_div(std::max(item.kv_end - item.kv_begin, 1), kSplitTokens) + 1;
   }
@@ -81,6 +85,8 @@ std::int32_t inline_unit(const KVSource& kv) {
   const std::int64_t unit = bits & -bits;
   return unit >= 16 ? static_cast<std::int32_t>(unit) : 0;
 }
+
+bool has_inline_scales(const KVSource& kv) { return kv.key[0].scales != nullptr && inline_unit(kv) != 0; }
 
 // Whether every row starts within 2^32 - 1 units of its array.
 bool offsets_fit(const KVSource& kv, std::int64_t unit_bytes) {
@@ -134,8 +140,43 @@ struct Call {
 // Which tile kernel: the one that suits the tensors, or either one for any tensors, as the workspace may be asked for
 // before they are bound.
 enum class TileChoice { kForTensors, kWgmma, kMma };
+// The same for the decode kernel.
+enum class DecodeChoice { kForTensors, kWide, kPlain };
 
-void choose_decode(Call& call, const AttentionArgs& args, const Context& device) {
+// Whether tokens hold their kv heads side by side, and what is copied at once is aligned to 16 bytes.
+bool fits_wide(const KVSource& kv, std::int64_t heads) {
+  const bool is_inline = has_inline_scales(kv);
+  const std::int64_t row = kv.head_size + (is_inline ? kFloatBytes : 0);
+  std::int64_t odd = row * heads % 16;
+  for (const KVRows* rows : {&kv.key[0], &kv.value[0]}) {
+    odd |= (reinterpret_cast<std::intptr_t>(rows->data) | rows->page_stride | rows->token_stride) % 16;
+    odd |= rows->head_stride - row;
+    if (is_inline || rows->scales == nullptr) continue;
+    odd |= reinterpret_cast<std::intptr_t>(rows->scales) % 16;
+    odd |= (rows->scale_page_stride | rows->scale_token_stride) % 4 | (rows->scale_head_stride - 1);
+  }
+  return odd == 0;
+}
+
+// The wide kernel for a call, or null.
+const DecodeKernel* choose_wide(const Call& call, const AttentionArgs& args, const Context& device,
+                                DecodeChoice choice) {
+  const KVSource& kv = args.kv;
+  if (device.major != 9 || kv.num_streams != 1 || dtype_bytes(kv.dtype) != 1) return nullptr;
+  if (call.bounds.longest_small * group_size(args) > 8 || call.bounds.num_keys < kWideKeys) return nullptr;
+  for (const std::int32_t heads : {8, 4}) {
+    if (kv.num_kv_heads % heads != 0 || (choice == DecodeChoice::kForTensors && !fits_wide(kv, heads))) continue;
+    const DecodeKernel* kernel = find_decode_kernel({.kv = kv.dtype,
+                                                     .head_size = kv.head_size,
+                                                     .head_size_v = kv.head_size_v,
+                                                     .heads = heads,
+                                                     .inline_scales = has_inline_scales(kv)});
+    if (kernel != nullptr && decode_shared_bytes(*kernel, args.num_seqs) <= device.shared_bytes) return kernel;
+  }
+  return nullptr;
+}
+
+void choose_decode(Call& call, const AttentionArgs& args, const Context& device, DecodeChoice choice) {
   const KVSource& kv = args.kv;
   const std::uint64_t query_bits = reinterpret_cast<std::uintptr_t>(args.query) |
                                    static_cast<std::uint64_t>(args.query_token_stride * 2) |
@@ -147,6 +188,9 @@ void choose_decode(Call& call, const AttentionArgs& args, const Context& device)
     if (found == nullptr) continue;
     if (kernel != nullptr && call.bounds.longest_small * group_size(args) > 8 * row_tiles) break;
     kernel = found;
+  }
+  if (choice != DecodeChoice::kPlain) {
+    if (const DecodeKernel* wide = choose_wide(call, args, device, choice); wide != nullptr) kernel = wide;
   }
   if (kernel == nullptr || decode_shared_bytes(*kernel, args.num_seqs) > device.shared_bytes) return;
   const std::int32_t max_rows = 8 * kernel->key.row_tiles;
@@ -205,11 +249,13 @@ void lay_out_decode(Call& call, const AttentionArgs& args, const Runtime& runtim
   split.slot_rows = split.stream_rows * args.kv.num_streams;
   split.shape.max_rows = call.decode_rows;
   split.shape.num_entries = args.num_seqs;
+  if (call.decode->key.heads > 1) split.shape.unit_keys = kWideUnitKeys;
   const std::int64_t longest = static_cast<std::int64_t>(call.bounds.longest_query) * group_size(args);
   split.combine_rows = static_cast<std::int32_t>(std::clamp<std::int64_t>(longest, 1, call.decode_rows));
   if (!call.has_rest(args)) split.shape.planned_rows = split.combine_rows;
   lay_out(call, call.decode_stage, args, runtime,
-          resident_blocks(device, call.decode->blocks, decode_shared_bytes(*call.decode, args.num_seqs)));
+          resident_blocks(device, call.decode->blocks, decode_shared_bytes(*call.decode, args.num_seqs)) *
+              call.decode->key.heads);
   // Where many row tiles have a few parts each, a warp a row folds them; where few have many, warps share a row. Fixed
   // splits are folded in one way whatever the batch.
   const std::int64_t jobs = std::min<std::int64_t>(split.shape.num_entries, split.shape.num_groups);
@@ -236,13 +282,21 @@ void lay_out_tile(Call& call, const AttentionArgs& args, const Runtime& runtime,
   lay_out(call, call.tile_stage, args, runtime, resident_blocks(device, call.tile->blocks, call.tile->shared_bytes));
 }
 
+// Which kernels a call may take.
+struct Choice {
+  DecodeChoice decode = DecodeChoice::kForTensors;
+  TileChoice tile = TileChoice::kForTensors;
+};
+
 Call plan_call(const AttentionArgs& args, const AttentionPlan& plan, const Runtime& runtime, const Context& device,
-               TileChoice choice = TileChoice::kForTensors) {
+               Choice choice = {}) {
+  // With fixed splits it must not depend on the batch which kernel runs.
+  if (runtime.splits == KVSplits::kFixed) choice.decode = DecodeChoice::kPlain;
   Call call;
   call.bounds = bounds_of(args, plan);
   if (fits_split(args)) {
-    choose_decode(call, args, device);
-    if (call.has_rest(args)) choose_tile(call, args, device, choice);
+    choose_decode(call, args, device, choice.decode);
+    if (call.has_rest(args)) choose_tile(call, args, device, choice.tile);
   }
   const std::int64_t values = static_cast<std::int64_t>(args.num_tokens) * args.num_q_heads * args.kv.head_size_v;
   if (is_differential(args) && call.uses_plain(args)) call.stream_rows = take(call, 2 * values * kFloatBytes);
@@ -357,9 +411,13 @@ Status check_available() { return context().status(); }
 std::size_t attention_workspace_bytes(const AttentionArgs& args, const AttentionPlan& plan, const Runtime& runtime) {
   const Result<const Context*> device = context();
   if (!device.ok() || !check_args(args).ok()) return 0;
-  const Call with_wgmma = plan_call(args, plan, runtime, **device, TileChoice::kWgmma);
-  const Call with_mma = plan_call(args, plan, runtime, **device, TileChoice::kMma);
-  return static_cast<std::size_t>(std::max(with_wgmma.bytes, with_mma.bytes));
+  std::int64_t bytes = 0;
+  for (const DecodeChoice decode : {DecodeChoice::kWide, DecodeChoice::kPlain}) {
+    for (const TileChoice tile : {TileChoice::kWgmma, TileChoice::kMma}) {
+      bytes = std::max(bytes, plan_call(args, plan, runtime, **device, {decode, tile}).bytes);
+    }
+  }
+  return static_cast<std::size_t>(bytes);
 }
 
 Status attention(const AttentionArgs& args, const AttentionPlan& plan, const Runtime& runtime,

@@ -1,10 +1,16 @@
 // Tile shapes, stages and blocks of the kernels: the only place with such numbers.
 #pragma once
 
+#include <cstdint>
+
 #include "core/macros.h"
 #include "quire/dtype.h"
 
 namespace quire::cuda {
+
+// How a warp reads 8-bit rows from shared memory: half chunks of 16 bytes of keys and chunks of values, in an order of
+// keys that spreads them over the banks; chunks; or words.
+enum class RowReads : std::uint8_t { kSpread, kChunks, kWords };
 
 // One instance of the decode kernel: kRowTiles tiles of 8 rows a stream; kKV is what the cache stores. 8-bit elements
 // are multiplied as float16, others as they are.
@@ -20,6 +26,7 @@ struct DecodeShape {
   static constexpr int kBytes = static_cast<int>(dtype_bytes(kKVType));
   static constexpr int kWarps = 4;
   static constexpr int kKeys = 16;  // a warp's tile
+  static constexpr RowReads kReads = RowReads::kSpread;
 
   // Rows in shared memory start at multiples of 32 bytes, the sector of a read: copies that straddle sectors cost 6 %
   // of the memory's rate. 16-bit rows of a multiple of 128 bytes are swizzled for ldmatrix (chunk ^ row % 8), other
@@ -64,6 +71,42 @@ struct DecodeShape {
   static constexpr int kMainBytes = kRingBytes + kMergeBytes;
 };
 
+// One instance of the wide decode kernel, for 8-bit caches: a block takes kNumHeads neighbouring kv heads of its
+// tokens, a warp a head. Tokens lie in shared memory as they do in the cache, scales behind their rows included
+// (kInlineScales), at a pitch that spreads them over the banks.
+template <DType kKVType, int kHeadSize, int kNumHeads, bool kInlineScales>
+struct WideShape {
+  static constexpr DType kKV = kKVType;
+  static constexpr int kD = kHeadSize;
+  static constexpr int kDv = kHeadSize;
+  static constexpr int kDvPart = kHeadSize;
+  static constexpr int kStreams = 1;
+  static constexpr int kRowTiles = 1;
+  static constexpr int kTiles = 1;
+  static constexpr int kStreamRows = 8;
+  static constexpr int kBytes = 1;
+  static constexpr bool kSharedQuery = false;
+  static constexpr int kHeads = kNumHeads;
+  static constexpr int kKeys = 16;  // a stage
+  static constexpr int kWarps = kHeads;
+  static constexpr RowReads kReads = kInlineScales ? RowReads::kWords : RowReads::kChunks;
+
+  static constexpr int kRowBytes = kHeadSize + (kInlineScales ? 4 : 0);
+  static constexpr int kTokenBytes = kHeads * kRowBytes;
+  static constexpr int kPitchK = kTokenBytes;
+  static constexpr int kPitchV = kPitchK;
+  static constexpr int kRowsBytes = 2 * kKeys * kPitchK;                 // of a stage
+  static constexpr int kScaleRowBytes = kInlineScales ? 0 : kHeads * 4;  // of a token's separate scales
+  static constexpr int kStageBytes = (kRowsBytes + 2 * kKeys * kScaleRowBytes + 127) / 128 * 128;
+  static constexpr int kBlocks = 16 / kHeads;
+  // With more under way, multiprocessors near the memory take more than their share, and the last ones end late (6 %).
+  static constexpr int kStages = 2;
+  static constexpr int kFirstTiles = 1536 * 1024 / kBlocks / kRowsBytes;  // as of DecodeShape, of a block
+  static constexpr int kBarrierBytes = 2 * kStages * 8;
+  static constexpr int kMainBytes = kStages * kStageBytes + kBarrierBytes;
+  static_assert(kHeadSize % 64 == 0 && kTokenBytes % 16 == 0);
+};
+
 // One instance of the tile kernel: four warps, each with kRowTiles tiles of 16 rows (differential: one a stream). kType
 // is what is multiplied; kKVBytes 1 means that the cache stores 8-bit elements, which are widened to it.
 template <class Type, int kElementBytes, int kHeadSize, int kHeadSizeV, int kNumStreams>
@@ -103,6 +146,12 @@ struct TileShape {
 
 // Rows (tokens times the q_heads of a kv head) of a request that the decode kernel takes at most.
 constexpr int kMaxDecodeRows = 32;
+
+// Batches of fewer keys are no wide decode kernel's: it has five times as many shares, whose parts have to be folded.
+constexpr std::int32_t kWideKeys = 128 * 1024;
+
+// Keys that its work is cut into.
+constexpr int kWideUnitKeys = 16;
 
 // Requests that the decode kernel's table in shared memory has room for.
 constexpr int kMaxDecodeSeqs = 4096;

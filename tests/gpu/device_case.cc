@@ -41,10 +41,11 @@ void DeviceCase::translate(T*& pointer) const {
       static_cast<void*>(memory_.data()));  // of an empty buffer: nothing is behind it, so it lands on a guard
 }
 
-DeviceCase::DeviceCase(AttentionCase& c) : case_(c), args_(c.args()) {
+DeviceCase::DeviceCase(AttentionCase& c, std::int32_t planned_keys) : case_(c), args_(c.args()) {
   PlanConfig config;
   config.rows_per_token = args_.num_q_heads / args_.kv.num_kv_heads;
   plan_ = make_attention_plan(config, c.query_start_loc(), c.seq_lens(), args_.variant);
+  if (!plan_.items.empty()) plan_.items[0].kv_end = std::max(plan_.items[0].kv_end, planned_keys);
   std::size_t offset = kGuard;
   const auto place = [&](std::span<std::byte> host, bool is_output) {
     if (host.empty()) return;

@@ -17,7 +17,8 @@ std::string missing_device();
 // The device's copy of a case.
 class DeviceCase {
  public:
-  explicit DeviceCase(AttentionCase& c);
+  // The plan is that of a batch whose first request has `planned_keys` keys, if it has fewer.
+  explicit DeviceCase(AttentionCase& c, std::int32_t planned_keys = 0);
 
   // Arguments that point into device memory.
   AttentionArgs& args() { return args_; }

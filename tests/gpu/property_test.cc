@@ -2,10 +2,12 @@
 // and prompts. QUIRE_PROPERTY_CASES sets their number (default 3,000 of each kind), QUIRE_PROPERTY_SEED the first seed.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <string>
 
+#include "cuda/tuning.h"
 #include "gpu/device_case.h"
 
 namespace quire::testing {
@@ -77,9 +79,35 @@ CaseShape prompt_shape(std::uint64_t seed) {
   return shape;
 }
 
-void check_case(const CaseShape& shape, KVSplits splits) {
+// A fast shape with an 8-bit cache, heads side by side and few rows a request, as the wide decode kernels take them.
+CaseShape wide_shape(std::uint64_t seed) {
+  CaseShape shape = fast_shape(seed);
+  Random random(seed ^ 0x81de);
+  shape.contiguous = false;
+  shape.format = KVCacheFormat::kBlockFirst;
+  if (random.chance(0.9)) shape.layout = KVCacheLayout::kNHD;
+  shape.cache_dtype =
+      random.pick({KVCacheDType::kFp8E4M3, KVCacheDType::kFp8PerTokenHead, KVCacheDType::kInt8PerTokenHead});
+  const bool has_row_scales = shape.cache_dtype != KVCacheDType::kFp8E4M3;
+  if (has_row_scales && shape.dtype == DType::kFloat8E4M3) shape.dtype = DType::kBFloat16;
+  shape.k_scale = has_row_scales ? 1.0f : 0.25f;
+  shape.v_scale = has_row_scales ? 1.0f : 0.5f;
+  shape.scales = random.chance(0.5) ? ScalePlacement::kSeparate : ScalePlacement::kInline;
+  shape.num_kv_heads = random.pick({4, 8, 8, 12});
+  shape.group_size = random.pick({1, 2, 4, 4, 7});
+  shape.head_size = shape.head_size_v = 128;
+  for (RequestShape& request : shape.requests) {
+    request.query_len = std::min(request.query_len, 8 / shape.group_size);
+    request.tree_parents.resize(
+        std::min(request.tree_parents.size(), static_cast<std::size_t>(std::max(request.query_len - 1, 0))));
+  }
+  return shape;
+}
+
+// `planned_keys`: what a plan for more than the batch says, if it is more.
+void check_case(const CaseShape& shape, KVSplits splits, std::int32_t planned_keys) {
   AttentionCase c(shape);
-  DeviceCase device(c);
+  DeviceCase device(c, planned_keys);
   const std::string what = describe(shape);
   const Runtime runtime{.backplane = Backplane::kCuda, .splits = splits};
   const Status status = device.run(runtime);
@@ -98,11 +126,11 @@ class GpuProperty : public ::testing::TestWithParam<std::uint64_t> {
   }
 
   template <class Shape>
-  void run(Shape&& shape_of) {
+  void run(Shape&& shape_of, std::int32_t planned_keys = 0) {
     const std::uint64_t cases = environment_number("QUIRE_PROPERTY_CASES", 3000);
     const std::uint64_t first = environment_number("QUIRE_PROPERTY_SEED", 1);
     for (std::uint64_t i = GetParam(); i < cases; i += kShards) {
-      check_case(shape_of(first + i), i / kShards % 4 == 0 ? KVSplits::kFixed : KVSplits::kBalanced);
+      check_case(shape_of(first + i), i / kShards % 4 == 0 ? KVSplits::kFixed : KVSplits::kBalanced, planned_keys);
       ASSERT_FALSE(HasFatalFailure()) << "seed " << first + i;
     }
   }
@@ -110,6 +138,7 @@ class GpuProperty : public ::testing::TestWithParam<std::uint64_t> {
 
 TEST_P(GpuProperty, AnyShapeEqualsFloat64) { run(random_shape); }
 TEST_P(GpuProperty, FastShapesEqualFloat64) { run(fast_shape); }
+TEST_P(GpuProperty, WideShapesEqualFloat64) { run(wide_shape, cuda::kWideKeys); }
 TEST_P(GpuProperty, PromptShapesEqualFloat64) { run(prompt_shape); }
 
 INSTANTIATE_TEST_SUITE_P(Shards, GpuProperty, ::testing::Range<std::uint64_t>(0, kShards));

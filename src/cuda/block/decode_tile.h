@@ -58,14 +58,17 @@ struct DecodeState {
 // and of values both fall into different banks.
 template <class Shape>
 __device__ QUIRE_INLINE int key_of(int m) {
-  if constexpr (Shape::kBytes == 2) return m;
+  if constexpr (Shape::kBytes == 2 || Shape::kReads != RowReads::kSpread) return m;
   return (m & 4) | ((m % 2 * 2 + m / 2 % 2) ^ (m >> 2 << 1));
 }
 
-// The dimension of the first element of word `word` of query fragments: 8-bit keys are read eight dimensions a lane.
+// The dimension of the first element of word `word` of query fragments: 8-bit keys are read eight, sixteen or (words)
+// four dimensions a lane.
 template <class Shape>
 __device__ QUIRE_INLINE int query_dim(int step, int word, int lane) {
   if constexpr (Shape::kBytes == 2) return 16 * step + 2 * (lane % 4) + 8 * word;
+  if constexpr (Shape::kReads == RowReads::kWords) return 16 * step + 4 * (lane % 4) + 2 * word;
+  if constexpr (Shape::kReads == RowReads::kChunks) return lane % 4 * (Shape::kD / 4) + 4 * step + 2 * word;
   return 32 * (step / 2) + 8 * (lane % 4) + 4 * (step % 2) + 2 * word;
 }
 
@@ -246,6 +249,26 @@ __device__ QUIRE_INLINE void score_stream(const DecodeState<Shape>& state, std::
       std::uint32_t k[4];
       ptx::ldmatrix_x4(k, row + static_cast<std::uint32_t>(((2 * step + lane / 16) ^ turn) * 16));
       multiply(step, k);
+    }
+  } else if constexpr (Shape::kReads != RowReads::kSpread) {
+    constexpr bool kChunks = Shape::kReads == RowReads::kChunks;
+    constexpr int kWords = kChunks ? 4 : 1;
+    const std::uint32_t row =
+        keys + static_cast<std::uint32_t>(lane / 4 * Shape::kPitchK + lane % 4 * (kChunks ? Shape::kD / 4 : 4));
+#pragma unroll
+    for (int first = 0; first < Shape::kD / 16; first += kWords) {
+      std::uint32_t low[kWords];
+      std::uint32_t high[kWords];
+      const auto offset = static_cast<std::uint32_t>(first * (kChunks ? 4 : 16));
+      ptx::load_shared(low, row + offset);
+      ptx::load_shared(high, row + offset + static_cast<std::uint32_t>(8 * Shape::kPitchK));
+#pragma unroll
+      for (int i = 0; i < kWords; ++i) {
+        const std::uint32_t k[4] = {
+            ptx::widen_pair<Shape::kKV, false>(low[i]), ptx::widen_pair<Shape::kKV, false>(high[i]),
+            ptx::widen_pair<Shape::kKV, true>(low[i]), ptx::widen_pair<Shape::kKV, true>(high[i])};
+        multiply(first + i, k);
+      }
     }
   } else {
     const std::uint32_t row =

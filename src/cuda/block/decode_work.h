@@ -13,9 +13,11 @@ struct DecodeWork {
   const TileRecord* records;
   KeyRange units;
 
+  __device__ QUIRE_INLINE Segment segment(std::int32_t unit, std::int32_t worker) const {
+    return segment_at(params.args, params.shape, table, records, unit, units, worker, params.record);
+  }
   __device__ QUIRE_INLINE Segment segment(std::int32_t unit) const {
-    return segment_at(params.args, params.shape, table, records, unit, units, static_cast<std::int32_t>(blockIdx.x),
-                      params.record);
+    return segment(unit, static_cast<std::int32_t>(blockIdx.x));
   }
 };
 

@@ -8,16 +8,26 @@
 namespace quire::cuda {
 namespace {
 
-std::array<DecodeInstances, 3> instances_of(DType kv) {
+// Wide kernels are compiled where Hopper's machine code is.
+DecodeInstances wide_instances(DType kv) {
+#if defined(QUIRE_HAS_WGMMA)
+  if (kv == DType::kFloat8E4M3) return decode_wide_e4m3();
+  if (kv == DType::kInt8) return decode_wide_int8();
+#endif
+  static_cast<void>(kv);
+  return {};
+}
+
+std::array<DecodeInstances, 4> instances_of(DType kv) {
   switch (kv) {
     case DType::kBFloat16:
       return {decode_small_bf16(), decode_middle_bf16(), decode_large_bf16()};
     case DType::kFloat16:
       return {decode_small_f16(), decode_middle_f16(), decode_large_f16()};
     case DType::kFloat8E4M3:
-      return {decode_small_e4m3(), decode_middle_e4m3(), decode_large_e4m3()};
+      return {decode_small_e4m3(), decode_middle_e4m3(), decode_large_e4m3(), wide_instances(kv)};
     case DType::kInt8:
-      return {decode_small_int8(), decode_middle_int8(), decode_large_int8()};
+      return {decode_small_int8(), decode_middle_int8(), decode_large_int8(), wide_instances(kv)};
     default:
       return {};
   }
@@ -42,7 +52,7 @@ Status launch_decode(const DecodeKernel& kernel, const SplitParams& params, cuda
   const auto shared = static_cast<int>(decode_shared_bytes(kernel, params.args.num_seqs));
   QUIRE_CUDA_RETURN_IF_ERROR(
       cudaFuncSetAttribute(kernel.function, cudaFuncAttributeMaxDynamicSharedMemorySize, shared));
-  const auto blocks = static_cast<unsigned>(params.shape.num_groups * params.args.kv.num_kv_heads);
+  const auto blocks = static_cast<unsigned>(params.shape.num_groups * params.args.kv.num_kv_heads / kernel.key.heads);
   SplitParams copy = params;
   void* arguments[] = {&copy};
   QUIRE_CUDA_RETURN_IF_ERROR(cudaLaunchKernel(kernel.function, dim3(blocks),

@@ -15,6 +15,8 @@ struct DecodeKey {
   std::int32_t head_size_v = 0;
   std::int32_t num_streams = 1;
   std::int32_t row_tiles = 1;
+  std::int32_t heads = 1;      // kv heads of a block; more than 1: a wide kernel
+  bool inline_scales = false;  // wide kernels: row scales follow their rows
   friend bool operator==(const DecodeKey&, const DecodeKey&) = default;
 };
 
@@ -32,7 +34,8 @@ const DecodeKernel* find_decode_kernel(const DecodeKey& key);
 // What a block of a launch for `num_seqs` requests takes.
 std::int64_t decode_shared_bytes(const DecodeKernel& kernel, std::int32_t num_seqs);
 
-// The grid is params.shape.num_groups groups of a block a kv head.
+// The grid is params.shape.num_groups groups of a block a kv head, or for the kv heads that a wide kernel's block
+// takes.
 Status launch_decode(const DecodeKernel& kernel, const SplitParams& params, cudaStream_t stream);
 
 }  // namespace quire::cuda

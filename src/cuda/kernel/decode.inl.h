@@ -314,8 +314,7 @@ __device__ QUIRE_INLINE void merge_warps(const SplitParams& params, const Segmen
 }
 
 template <class Shape>
-__device__ QUIRE_INLINE DecodeCall decode_call(const SplitParams& params, const Segment& segment,
-                                               const DecodeLoader<Shape>& loader) {
+__device__ QUIRE_INLINE DecodeCall decode_call(const SplitParams& params, const Segment& segment) {
   DecodeCall call;
   call.terms.terms = terms_of(params.args.variant, segment.rows.seq);
   call.terms.has_logit_terms = has_logit_terms(call.terms.terms);
@@ -332,8 +331,6 @@ __device__ QUIRE_INLINE DecodeCall decode_call(const SplitParams& params, const 
     call.factor[stream] = params.args.variant.scale * params.args.query_scale *
                           params.args.kv.key[stream].tensor_scale * (call.terms.has_logit_terms ? 1.0f : kLog2E);
   }
-  call.shift_k = loader.shift_k;
-  call.shift_v = loader.shift_v;
   return call;
 }
 
@@ -358,7 +355,9 @@ __device__ QUIRE_INLINE void run_segments(const DecodeWork& work, LoadCursor<Sha
         is_new = false;
         segment = work.segment(unit);
         first_key = segment.keys.begin + static_cast<std::int32_t>(threadIdx.x / 32) * Shape::kKeys;
-        call = decode_call(params, segment, cursor.loader);
+        call = decode_call<Shape>(params, segment);
+        call.shift_k = cursor.loader.shift_k;
+        call.shift_v = cursor.loader.shift_v;
         load_queries<Shape>(params.args, segment, params.shape.group, merge_shared, state);
         state.reset();
         if (first_key >= segment.keys.end) break;

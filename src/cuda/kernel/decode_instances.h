@@ -22,5 +22,7 @@ DecodeInstances decode_large_bf16();
 DecodeInstances decode_large_f16();
 DecodeInstances decode_large_e4m3();
 DecodeInstances decode_large_int8();
+DecodeInstances decode_wide_e4m3();
+DecodeInstances decode_wide_int8();
 
 }  // namespace quire::cuda

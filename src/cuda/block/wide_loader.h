@@ -1,0 +1,174 @@
+// Loads of the wide decode kernel: one warp brings whole tokens, some kv heads of each, into a ring of stages.
+#pragma once
+
+#include "cuda/block/schedule.h"
+#include "cuda/ptx/barrier.h"
+#include "cuda/ptx/bulk.h"
+#include "cuda/ptx/cp_async.h"
+#include "cuda/ptx/mma.h"
+#include "cuda/tuning.h"
+#include "variant/number.h"
+
+namespace quire::cuda {
+
+// Steps through a block's stages. Barrier `full` of a stage is over when its tokens are there, `empty` when every head
+// has used them.
+template <class Shape>
+struct WideRing {
+  std::uint32_t stages;    // shared address of the first
+  std::uint32_t barriers;  // of the first stage's two
+  int index = 0;
+  std::uint32_t phase = 0;
+
+  __device__ std::uint32_t stage() const { return stages + static_cast<std::uint32_t>(index * Shape::kStageBytes); }
+  __device__ std::uint32_t full() const { return barriers + static_cast<std::uint32_t>(index * 16); }
+  __device__ std::uint32_t empty() const { return full() + 8; }
+  __device__ QUIRE_INLINE void advance() {
+    if (++index < Shape::kStages) return;
+    index = 0;
+    phase ^= 1;
+  }
+};
+
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+
+// Zeros for the rows of a stage, and their separate scales, whose bit is not set. Not inlined: few tiles come here.
+template <class Shape>
+static __device__ __noinline__ void clear_missing(std::uint32_t stage, unsigned present) {
+  for (int row = 0; row < 2 * Shape::kKeys; ++row) {
+    if ((present >> row & 1u) != 0) continue;
+    const std::uint32_t to = stage + static_cast<std::uint32_t>(row * Shape::kPitchK);
+    for (std::uint32_t i = threadIdx.x % 32 * 4; i < Shape::kTokenBytes; i += 128) ptx::store_shared(to + i, 0u);
+    const std::uint32_t scales = stage + static_cast<std::uint32_t>(Shape::kRowsBytes + row * Shape::kScaleRowBytes);
+    if constexpr (Shape::kScaleRowBytes > 0) {
+      const auto i = static_cast<int>(threadIdx.x % 32 * 4);
+      if (i < Shape::kScaleRowBytes) ptx::store_shared(scales + static_cast<std::uint32_t>(i), 0u);
+    }
+  }
+  ptx::fence_async_proxy();
+  __syncwarp();
+}
+
+// The tokens that a block's first warp loads next: lane l copies the key (l < 16) or the value of token l % 16, all
+// heads. Block ids of whole tiles are read 32 at a time, a lane a tile, as by LoadCursor.
+template <class Shape>
+struct WideLoader {
+  const SplitParams& params;
+  const KVRows& rows;  // keys or values, as this lane copies them
+  std::int32_t first_head;
+  WideRing<Shape> ring;
+  std::int32_t unit;       // where the segment after the one at hand begins
+  std::int32_t next = 0;   // position of the next tile
+  std::int32_t begin = 0;  // positions that may be read
+  std::int32_t end = 0;
+  std::int32_t seq = 0;
+  std::int32_t first_tiles = Shape::kFirstTiles;
+  std::int32_t pages = -1;  // block table's entry of this lane's tile, or of its token where tiles are not of one page
+  std::int32_t later = -1;  // of the 32 tiles after those
+  int turn = 0;             // the next tile's lane
+
+  // Starts the copies of the next tile, if there is one, as soon as its stage is empty.
+  template <class Work>
+  __device__ QUIRE_INLINE void issue(const Work& work, std::int32_t worker) {
+    while (next >= end && unit < work.units.end) {
+      const Segment segment = work.segment(unit, worker);
+      unit += segment.num_units;
+      begin = segment.rows.keys.begin;
+      end = segment.keys.end;
+      next = segment.keys.begin;
+      seq = segment.rows.seq;
+      turn = 0;
+      pages = has_page_tiles() ? page_of_tile(0) : page_of_token();
+    }
+    if (next >= end) return;
+    ptx::barrier_wait(ring.empty(), ring.phase ^ 1);
+    std::int32_t page = pages;
+    if (has_page_tiles()) page = __shfl_sync(kFullWarp, pages, turn);
+    load(has_token() ? page : -1);
+    ring.advance();
+    --first_tiles;
+    next += Shape::kKeys;
+    if (!has_page_tiles()) {
+      pages = page_of_token();
+      return;
+    }
+    if (++turn == 16) later = page_of_tile(16);
+    if (turn == 32) {
+      pages = later;
+      turn = 0;
+    }
+  }
+
+ private:
+  __device__ std::int32_t lane() const { return static_cast<std::int32_t>(threadIdx.x % 32); }
+  __device__ bool has_page_tiles() const { return params.block_shift >= 4 && params.args.kv.block_table != nullptr; }
+
+  // Whether this lane's token of the next tile may be read.
+  __device__ QUIRE_INLINE bool has_token() const {
+    const std::int32_t kv_pos = next + lane() % Shape::kKeys;
+    return kv_pos >= begin && kv_pos < end;
+  }
+
+  __device__ QUIRE_INLINE std::uint32_t block_of(std::uint32_t kv_pos) const {
+    return params.block_shift >= 0 ? kv_pos >> params.block_shift
+                                   : kv_pos / static_cast<std::uint32_t>(params.args.kv.block_size);
+  }
+  __device__ QUIRE_INLINE std::int32_t entry_of(std::int32_t kv_pos) const {
+    const KVSource& kv = params.args.kv;
+    return kv.block_table[static_cast<std::int64_t>(seq) * kv.block_table_stride +
+                          block_of(static_cast<std::uint32_t>(kv_pos))];
+  }
+  // Of this lane's tile, counted from the `first`-th after the next.
+  __device__ QUIRE_INLINE std::int32_t page_of_tile(int first) const {
+    const std::int32_t at = next + (first + lane()) * Shape::kKeys;
+    return at < end ? entry_of(at) : -1;
+  }
+  __device__ QUIRE_INLINE std::int32_t page_of_token() const {
+    if (!has_token()) return -1;
+    return params.args.kv.block_table == nullptr ? 0 : entry_of(next + lane() % Shape::kKeys);
+  }
+
+  // Starts the copies of a tile; `page` is that of this lane's token, -1 where there is none.
+  __device__ QUIRE_INLINE void load(std::int32_t page) const {
+    const KVSource& kv = params.args.kv;
+    const std::int32_t kv_pos = next + lane() % Shape::kKeys;
+    bool there = page >= 0;
+    std::int64_t token = 0;
+    if (kv.block_table == nullptr) {
+      token = there ? static_cast<std::int64_t>(kv.kv_start[seq]) + kv_pos : 0;
+    } else {
+      const auto position = static_cast<std::uint32_t>(kv_pos);
+      token = position - block_of(position) * static_cast<std::uint32_t>(kv.block_size);
+      if (!there || page >= kv.num_blocks) {
+        if (has_token()) report(params.record, Fault::kBlock, seq, page, kv.num_blocks);
+        there = false;
+      }
+    }
+    const unsigned present = __ballot_sync(kFullWarp, there);
+    if (present != kFullWarp) clear_missing<Shape>(ring.stage(), present);
+    const bool has_scales = Shape::kScaleRowBytes != 0 && rows.scales != nullptr;
+    const std::int32_t bytes = Shape::kTokenBytes + (has_scales ? Shape::kScaleRowBytes : 0);
+    if (lane() == 0) ptx::barrier_arrive_expect(ring.full(), static_cast<std::uint32_t>(__popc(present) * bytes));
+    __syncwarp();
+    // Sixteen tokens that follow each other in one page, and hold no other heads, are one copy.
+    const bool is_run = present == kFullWarp && params.block_shift >= 4 && rows.token_stride == Shape::kTokenBytes;
+    const std::uint64_t policy = first_tiles > 0 ? ptx::evict_normal() : ptx::evict_first();
+    if (is_run ? lane() % Shape::kKeys == 0 : there) {
+      const std::byte* from = static_cast<const std::byte*>(rows.data) + page * rows.page_stride +
+                              token * rows.token_stride + first_head * rows.head_stride;
+      ptx::copy_bulk(ring.stage() + static_cast<std::uint32_t>(lane() * Shape::kPitchK), from,
+                     (is_run ? Shape::kKeys : 1) * Shape::kTokenBytes, ring.full(), policy);
+    }
+    if (!has_scales) return;
+    const bool is_scale_run = is_run && rows.scale_token_stride == Shape::kHeads;
+    if (is_scale_run ? lane() % Shape::kKeys == 0 : there) {
+      const float* from = rows.scales + page * rows.scale_page_stride + token * rows.scale_token_stride + first_head;
+      ptx::copy_bulk(ring.stage() + static_cast<std::uint32_t>(Shape::kRowsBytes + lane() * Shape::kScaleRowBytes),
+                     from, (is_scale_run ? Shape::kKeys : 1) * Shape::kScaleRowBytes, ring.full(), policy);
+    }
+  }
+};
+
+#endif
+
+}  // namespace quire::cuda
