@@ -9,6 +9,8 @@
 // and every unit is a segment of its own, so that a row has the same bits in any batch.
 #pragma once
 
+#include <type_traits>
+
 #include "cuda/block/rows.h"
 #include "cuda/kernel/split.h"
 #include "variant/logit.h"
@@ -30,6 +32,13 @@ __device__ inline std::int32_t first_entry(const AttentionArgs& args, const Sche
   return args.query_start_loc[seq] / shape.tokens_per_tile + seq;
 }
 
+// The terms of a request. Batches with mm-prefix ranges are the plain kernel's.
+__device__ inline Terms split_terms(const AttentionArgs& args, std::int32_t seq) {
+  Terms terms = terms_of(args.variant, seq);
+  terms.mm_prefix = {};
+  return terms;
+}
+
 // The row tile of an entry; num_units 0 where there is none.
 __device__ inline TileRows tile_rows(const AttentionArgs& args, const ScheduleShape& shape, std::int32_t seq,
                                      std::int32_t tile, FaultRecord* record) {
@@ -48,7 +57,7 @@ __device__ inline TileRows tile_rows(const AttentionArgs& args, const ScheduleSh
   const std::int32_t rest = rows.lengths.query_len - rows.first_token;
   rows.num_tokens = shape.tokens_per_tile == 0 ? rest : min(rest, shape.tokens_per_tile);
   const RowSpan span{rows.first_token, rows.first_token + rows.num_tokens - 1, rows.lengths.context_len()};
-  rows.keys = fold_clip(terms_of(args.variant, seq), {0, rows.lengths.seq_len}, span);
+  rows.keys = fold_clip(split_terms(args, seq), {0, rows.lengths.seq_len}, span);
   const std::int32_t begin = rows.keys.begin & -shape.unit_keys;
   const int unit_shift = 31 - __clz(shape.unit_keys);
   rows.num_units = max((rows.keys.end - begin + shape.unit_keys - 1) >> unit_shift, 1);
@@ -189,20 +198,34 @@ __device__ inline Segment cut_segment(const ScheduleShape& shape, std::int32_t n
   return segment;
 }
 
-// The segment that begins at `unit`; `records` as build_table left them, or null.
-__device__ inline Segment segment_at(const AttentionArgs& args, const ScheduleShape& shape, const std::int32_t* table,
-                                     const TileRecord* records, std::int32_t unit, KeyRange units_of_group,
-                                     std::int32_t worker, FaultRecord* record) {
+__device__ inline TileRows entry_rows(const AttentionArgs& args, const ScheduleShape& shape, std::int32_t entry,
+                                      FaultRecord* record) {
+  const EntryPlace place = place_of_entry(args, shape, entry);
+  return tile_rows(args, shape, place.seq, place.tile, record);
+}
+
+// The same for requests behind the first kMaxRecords. Not inlined: decode looks for segments in two places.
+__device__ __noinline__ inline TileRows late_entry_rows(const AttentionArgs& args, const ScheduleShape& shape,
+                                                        std::int32_t entry, FaultRecord* record) {
+  return entry_rows(args, shape, entry, record);
+}
+
+// The segment that begins at `unit`; `records` as build_table left them, or nullptr.
+template <class Records>
+__device__ QUIRE_INLINE Segment segment_at(const AttentionArgs& args, const ScheduleShape& shape,
+                                           const std::int32_t* table, Records records, std::int32_t unit,
+                                           KeyRange units_of_group, std::int32_t worker, FaultRecord* record) {
   TileRows rows;
   const std::int32_t entry = entry_of_unit(table, shape.num_entries, unit);
-  if (records != nullptr && entry < kMaxRecords) {
+  if constexpr (std::is_null_pointer_v<Records>) {
+    rows = entry_rows(args, shape, entry, record);
+  } else if (entry < kMaxRecords) {
     const TileRecord& known = records[entry];
     rows = {entry,           0,
             known.query_len, {known.query_start, known.query_len, known.seq_len, true},
             known.keys,      table[entry + 1] - table[entry]};
   } else {
-    const EntryPlace place = place_of_entry(args, shape, entry);
-    rows = tile_rows(args, shape, place.seq, place.tile, record);
+    rows = late_entry_rows(args, shape, entry, record);
   }
   return cut_segment(shape, args.kv.num_kv_heads, rows, table[entry], unit, units_of_group, worker);
 }

@@ -19,7 +19,7 @@ struct TileTerms {
 
 __device__ inline TileTerms tile_terms(const AttentionArgs& args, const Segment& segment) {
   TileTerms how;
-  how.terms = terms_of(args.variant, segment.rows.seq);
+  how.terms = split_terms(args, segment.rows.seq);
   how.keys = {segment.rows.keys.begin, segment.keys.end};
   how.context_len = segment.rows.lengths.context_len();
   how.interior = fold_interior(

@@ -316,7 +316,7 @@ __device__ QUIRE_INLINE void merge_warps(const SplitParams& params, const Segmen
 template <class Shape>
 __device__ QUIRE_INLINE DecodeCall decode_call(const SplitParams& params, const Segment& segment) {
   DecodeCall call;
-  call.terms.terms = terms_of(params.args.variant, segment.rows.seq);
+  call.terms.terms = split_terms(params.args, segment.rows.seq);
   call.terms.has_logit_terms = has_logit_terms(call.terms.terms);
   call.one_row = segment.rows.num_tokens == 1 && !call.terms.has_logit_terms && !call.terms.terms.tree.active();
   if (call.one_row) {
