@@ -57,7 +57,7 @@ CaseShape prompt_shape(std::uint64_t seed) {
   shape.head_size = random.pick({64, 96, 128, 128, 128, 192, 256});
   shape.head_size_v = shape.head_size == 192 && shape.format == KVCacheFormat::kPackedKV ? 128 : shape.head_size;
   if (shape.dtype != DType::kFloat16) shape.dtype = DType::kBFloat16;
-  shape.output_dtype = shape.dtype;
+  shape.output_dtype = random.chance(0.2) ? DType::kFloat32 : shape.dtype;
   shape.cache_dtype = KVCacheDType::kAuto;
   shape.output_scale = 0.0f;
   shape.output_block_scales = false;

@@ -56,8 +56,10 @@ bool fits_tensor_map(const KVRows& rows) {
          reinterpret_cast<std::uintptr_t>(rows.data) % 16 == 0;
 }
 
-bool is_aligned(const void* data, std::int64_t token_stride, std::int64_t head_stride, std::int64_t elements) {
-  return reinterpret_cast<std::uintptr_t>(data) % (2 * static_cast<std::uintptr_t>(elements)) == 0 &&
+// Whether all rows start at multiples of `elements` elements of a size.
+bool is_aligned(const void* data, DType dtype, std::int64_t token_stride, std::int64_t head_stride,
+                std::int64_t elements) {
+  return reinterpret_cast<std::uintptr_t>(data) % static_cast<std::uintptr_t>(elements * dtype_bytes(dtype)) == 0 &&
          token_stride % elements == 0 && head_stride % elements == 0;
 }
 
@@ -70,11 +72,13 @@ bool suits_wgmma(const AttentionArgs& args) {
                               variant.tree.bias != nullptr ||
                               variant.scale * args.query_scale * kv.key[0].tensor_scale <= 0.0f;
   const bool is_plain = kv.num_streams == 1 && dtype_bytes(kv.dtype) == 2 && kv.block_table != nullptr &&
-                        args.query_dtype == kv.dtype && args.output_dtype == kv.dtype && args.output_scale <= 0.0f &&
+                        args.query_dtype == kv.dtype && args.output_scale <= 0.0f &&
+                        (args.output_dtype == kv.dtype || args.output_dtype == DType::kFloat32) &&
                         args.output_block_scale == nullptr;
   return is_plain && !changes_logits && kv.block_size % 8 == 0 && fits_tensor_map(kv.key[0]) &&
-         fits_tensor_map(kv.value[0]) && is_aligned(args.query, args.query_token_stride, args.query_head_stride, 8) &&
-         is_aligned(args.output, args.output_token_stride, args.output_head_stride, 2) &&
+         fits_tensor_map(kv.value[0]) &&
+         is_aligned(args.query, args.query_dtype, args.query_token_stride, args.query_head_stride, 8) &&
+         is_aligned(args.output, args.output_dtype, args.output_token_stride, args.output_head_stride, 2) &&
          encode_tensor_map() != nullptr;
 }
 

@@ -418,12 +418,18 @@ __device__ QUIRE_INLINE void store_rows(const SplitParams& params, const Segment
     if (args.lse != nullptr && lane % 4 == 0) {
       args.lse[row.q_head * args.lse_head_stride + token] = sum == 0.0f ? -INFINITY : (largest + log2f(sum)) * kLn2;
     }
-    auto* to = static_cast<std::uint16_t*>(params.target.data) + token * params.target.token_stride +
-               row.q_head * params.target.head_stride + lane % 4 * 2;
+    const std::int64_t to = token * params.target.token_stride + row.q_head * params.target.head_stride + lane % 4 * 2;
+    const bool is_wide = params.target.dtype == DType::kFloat32;
 #pragma unroll
     for (int n = 0; n < Shape::kDv / 8; ++n) {
       const float* pair = &state.values[8 * n / Shape::kBlockV][8 * n % Shape::kBlockV / 2 + 2 * half];
-      *reinterpret_cast<std::uint32_t*>(to + 8 * n) = ptx::pack<typename Shape::T>(pair[0] * norm, pair[1] * norm);
+      const float2 result = make_float2(pair[0] * norm, pair[1] * norm);
+      if (is_wide) {
+        *reinterpret_cast<float2*>(static_cast<float*>(params.target.data) + to + 8 * n) = result;
+      } else {
+        *reinterpret_cast<std::uint32_t*>(static_cast<std::uint16_t*>(params.target.data) + to + 8 * n) =
+            ptx::pack<typename Shape::T>(result.x, result.y);
+      }
     }
   }
 }
