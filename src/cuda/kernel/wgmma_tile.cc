@@ -13,7 +13,7 @@ using EncodeTensorMap = decltype(&cuTensorMapEncodeTiled);
 
 // The driver's function, found through the runtime, so that programs need not link the driver.
 EncodeTensorMap encode_tensor_map() {
-  static const EncodeTensorMap function = [] {
+  static const EncodeTensorMap kFunction = [] {
     void* found = nullptr;
     cudaDriverEntryPointQueryResult result{};
 #if CUDART_VERSION >= 12050
@@ -25,7 +25,7 @@ EncodeTensorMap encode_tensor_map() {
     return error == cudaSuccess && result == cudaDriverEntryPointSuccess ? reinterpret_cast<EncodeTensorMap>(found)
                                                                          : nullptr;
   }();
-  return function;
+  return kFunction;
 }
 
 // Rows of a page that one copy brings: the largest power of two that divides the block size, at most a stage.
