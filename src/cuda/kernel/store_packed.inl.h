@@ -1,11 +1,10 @@
 // Stores new keys and values at their slots, rotated before where that is asked for, eight elements a lane: a team of
-// 1 to 32 lanes (as many as a row has packs) a row, or some heads of a token where something is rotated. A file
-// includes this for one dtype of the source.
+// 1 to 32 lanes (as many as a row has packs) a row, or some heads of a token. A file includes this for one source
+// dtype.
 //
 // Cost: reads and writes every element once, by 16 bytes a lane for 16-bit types; a row's largest value and the other
-// half of rotated pairs come from other lanes' registers. With rotation a team has its heads, K and V, under way
-// together and reads its token's slot, position and angles once. Bound by memory; small calls, with one head a team, by
-// latency.
+// half of rotated pairs come from other lanes' registers. A team of several heads has them, K and V, under way together
+// and reads its token's slot, position and angles once. Bound by memory; small calls, with one head a team, by latency.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -464,7 +463,6 @@ __global__ void __launch_bounds__(kThreads) packed_store_kernel(const __grid_con
 
 constexpr std::int64_t kManyTokens = 2048;  // enough for every multiprocessor with several heads a team
 constexpr int kManyQueryRows = 4;
-constexpr int kManyRows = 2;  // of keys and values; copies without rotation are faster with one row a team
 
 template <class Source, class Codec, bool kRotates, int kQueryRows, int kRows>
 void launch_rows(const PackedParams& params, cudaStream_t stream) {
@@ -480,6 +478,7 @@ template <class Source, class Codec, bool kRotates>
 void launch_codec(const PackedParams& params, cudaStream_t stream) {
   if constexpr (kRotates || Codec::kScale != ScaleKind::kNone) {
     if (params.base.num_tokens() >= kManyTokens) {
+      constexpr int kManyRows = kRotates ? 4 : 2;  // of keys and values; where nothing is converted one row is faster
       return launch_rows<Source, Codec, kRotates, kManyQueryRows, kManyRows>(params, stream);
     }
   }
