@@ -4,6 +4,7 @@
 #include <string>
 
 #include "cuda/attention.h"
+#include "cuda/tuning.h"
 #include "gpu/device_case.h"
 
 namespace quire::testing {
@@ -27,6 +28,14 @@ class GpuGuard : public ::testing::Test {
     return shape;
   }
 
+  // The same for the wide decode kernel, if the plan is for kWideKeys keys.
+  static CaseShape wide_shape() {
+    CaseShape shape = shape_of(128, 1);
+    shape.cache_dtype = KVCacheDType::kInt8PerTokenHead;
+    shape.num_kv_heads = 8;
+    return shape;
+  }
+
   // Overwrites int32 `index` of a device array.
   static void poke(const std::int32_t* array, std::int64_t index, std::int32_t value) {
     auto* at = const_cast<std::int32_t*>(array) + index;
@@ -35,33 +44,33 @@ class GpuGuard : public ::testing::Test {
   }
 };
 
-// Head size 128 runs the decode kernel (one row) and the tile kernel (40 rows), 72 the plain one.
+// Head size 128 runs the decode kernel (one row) and the tile kernel (40 rows), 72 the plain one; the last shape runs
+// the wide decode kernel.
 TEST_F(GpuGuard, BadMetadataIsNamedAndNothingOutsideIsTouched) {
-  for (const std::int32_t head_size : {128, 72}) {
-    for (const std::int32_t query_len : {1, 40}) {
-      for (const int what : {0, 1, 2, 3}) {
-        AttentionCase c(shape_of(head_size, query_len));
-        DeviceCase device(c);
-        std::string want;
-        if (what == 0) {
-          poke(device.args().kv.block_table, device.args().kv.block_table_stride + 3, 1 << 30);
-          want = "block_table[1]";
-        } else if (what == 1) {
-          poke(device.args().kv.block_table, 2, -5);
-          want = "block_table[0]";
-        } else if (what == 2) {
-          poke(device.args().seq_lens, 1, 1 << 29);
-          want = "seq_lens[1]";
-        } else {
-          poke(device.args().query_start_loc, 2, 1 << 20);
-          want = "query_start_loc[1]";
-        }
-        const Status status = device.run({.backplane = Backplane::kCuda});
-        EXPECT_EQ(status.code(), StatusCode::kOutOfRange) << want;
-        EXPECT_NE(status.message().find(want), std::string::npos) << status.message();
-        EXPECT_TRUE(device.are_guards_intact()) << want << " head size " << head_size;
-        EXPECT_TRUE(cuda::check(nullptr).ok());
+  for (const CaseShape& shape :
+       {shape_of(128, 1), shape_of(128, 40), shape_of(72, 1), shape_of(72, 40), wide_shape()}) {
+    for (const int what : {0, 1, 2, 3}) {
+      AttentionCase c(shape);
+      DeviceCase device(c, is_quantized(shape.cache_dtype) ? cuda::kWideKeys : 0);
+      std::string want;
+      if (what == 0) {
+        poke(device.args().kv.block_table, device.args().kv.block_table_stride + 3, 1 << 30);
+        want = "block_table[1]";
+      } else if (what == 1) {
+        poke(device.args().kv.block_table, 2, -5);
+        want = "block_table[0]";
+      } else if (what == 2) {
+        poke(device.args().seq_lens, 1, 1 << 29);
+        want = "seq_lens[1]";
+      } else {
+        poke(device.args().query_start_loc, 2, 1 << 20);
+        want = "query_start_loc[1]";
       }
+      const Status status = device.run({.backplane = Backplane::kCuda});
+      EXPECT_EQ(status.code(), StatusCode::kOutOfRange) << want;
+      EXPECT_NE(status.message().find(want), std::string::npos) << status.message();
+      EXPECT_TRUE(device.are_guards_intact()) << want << " " << describe(shape);
+      EXPECT_TRUE(cuda::check(nullptr).ok());
     }
   }
 }
@@ -93,6 +102,15 @@ TEST_F(GpuGuard, RowsHaveTheSameBitsInAnyBatch) {
       EXPECT_EQ(first.row_bits(query_len + row), single.row_bits(row));
     }
   }
+}
+
+TEST_F(GpuGuard, WideDecodeHasTheSameBitsInASecondRun) {
+  AttentionCase first(wide_shape()), again(wide_shape());
+  for (AttentionCase* c : {&first, &again}) {
+    DeviceCase device(*c, cuda::kWideKeys);
+    ASSERT_TRUE(device.run({.backplane = Backplane::kCuda}).ok());
+  }
+  for (std::int32_t row = 0; row < 2; ++row) EXPECT_EQ(first.row_bits(row), again.row_bits(row));
 }
 
 // A launch planned for long requests gives the right rows after the lengths on the device have become shorter.
