@@ -12,6 +12,7 @@
 #include "cuda/kernel/plain.h"
 #include "cuda/kernel/tile.h"
 #include "cuda/tuning.h"
+#include "cuda/wgmma_tuning.h"
 
 namespace quire::cuda {
 namespace {
@@ -176,14 +177,26 @@ const DecodeKernel* choose_wide(const Call& call, const AttentionArgs& args, con
   return nullptr;
 }
 
-void choose_decode(Call& call, const AttentionArgs& args, const Context& device, DecodeChoice choice) {
+// The tile kernel on wgmma for a call, or null.
+const TileKernel* choose_wgmma(const AttentionArgs& args, const Context& device, TileChoice choice) {
+  const bool suits = choice == TileChoice::kForTensors ? suits_wgmma(args) : choice == TileChoice::kWgmma;
+  if (!suits || device.major != 9) return nullptr;
+  const KVSource& kv = args.kv;
+  const auto bytes = static_cast<std::int32_t>(dtype_bytes(kv.dtype));
+  return find_wgmma_kernel({args.query_dtype, bytes, kv.head_size, kv.head_size_v, kv.num_streams});
+}
+
+void choose_decode(Call& call, const AttentionArgs& args, const Context& device, DecodeChoice choice,
+                   TileChoice tile_choice) {
   const KVSource& kv = args.kv;
   const std::uint64_t query_bits = reinterpret_cast<std::uintptr_t>(args.query) |
                                    static_cast<std::uint64_t>(args.query_token_stride * 2) |
                                    static_cast<std::uint64_t>(args.query_head_stride * 2);
   if (args.num_seqs > kMaxDecodeSeqs || (dtype_bytes(kv.dtype) == 2 && query_bits % 4 != 0)) return;
   const DecodeKernel* kernel = nullptr;
-  for (std::int32_t row_tiles = kMaxDecodeRows / 8; row_tiles > 0; row_tiles /= 2) {
+  const std::int32_t most_rows =
+      choose_wgmma(args, device, tile_choice) == nullptr ? kMaxDecodeRows : kMaxDecodeRowsBesideWgmma;
+  for (std::int32_t row_tiles = most_rows / 8; row_tiles > 0; row_tiles /= 2) {
     const DecodeKernel* found = find_decode_kernel({kv.dtype, kv.head_size, kv.head_size_v, kv.num_streams, row_tiles});
     if (found == nullptr) continue;
     if (kernel != nullptr && call.bounds.longest_small * group_size(args) > 8 * row_tiles) break;
@@ -204,8 +217,7 @@ void choose_tile(Call& call, const AttentionArgs& args, const Context& device, T
   const DType dtype = args.query_dtype == DType::kBFloat16 ? DType::kBFloat16 : DType::kFloat16;
   const TileKey key{dtype, static_cast<std::int32_t>(dtype_bytes(kv.dtype)), kv.head_size, kv.head_size_v,
                     kv.num_streams};
-  const bool with_wgmma = choice == TileChoice::kForTensors ? suits_wgmma(args) : choice == TileChoice::kWgmma;
-  const TileKernel* kernel = with_wgmma && device.major == 9 ? find_wgmma_kernel(key) : nullptr;
+  const TileKernel* kernel = choose_wgmma(args, device, choice);
   if (kernel == nullptr) kernel = find_tile_kernel(key);
   if (kernel == nullptr || kernel->shared_bytes + kernel->static_bytes > device.shared_bytes) return;
   if (group_size(args) > kernel->rows / kv.num_streams) return;
@@ -295,7 +307,7 @@ Call plan_call(const AttentionArgs& args, const AttentionPlan& plan, const Runti
   Call call;
   call.bounds = bounds_of(args, plan);
   if (fits_split(args)) {
-    choose_decode(call, args, device, choice.decode);
+    choose_decode(call, args, device, choice.decode, choice.tile);
     if (call.has_rest(args)) choose_tile(call, args, device, choice.tile);
   }
   const std::int64_t values = static_cast<std::int64_t>(args.num_tokens) * args.num_q_heads * args.kv.head_size_v;

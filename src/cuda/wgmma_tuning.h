@@ -30,4 +30,7 @@ struct WgmmaShape {
   static_assert(kStages >= 2);
 };
 
+// Rows of a request that the decode kernel takes at most where this one takes the others.
+constexpr int kMaxDecodeRowsBesideWgmma = 16;
+
 }  // namespace quire::cuda
