@@ -69,7 +69,8 @@ CaseShape prompt_shape(std::uint64_t seed) {
   for (RequestShape& request : shape.requests) {
     const std::int32_t context = request.seq_len - request.query_len;
     const bool is_tree = !request.tree_parents.empty();
-    if (request.query_len > 0) request.query_len = random.between(2, is_tree ? 140 : 300);
+    const std::int32_t most = context > 400 ? 48 : is_tree ? 140 : 300;
+    if (request.query_len > 0) request.query_len = random.between(2, most);
     request.seq_len = context + request.query_len;
     request.tree_parents.clear();
     for (std::int32_t node = 1; is_tree && node < request.query_len; ++node) {
