@@ -102,7 +102,7 @@ __device__ void fold_partials(const SplitParams& params, const Partials& partial
   for (float& value : state.values) value = 0.0f;
   std::int64_t slot = mine.slot;
 #pragma unroll 1
-  for (std::int32_t base = mine.first; base < partials.count; base += kAhead * mine.step) {
+  for (std::int32_t base = mine.first;;) {
     const std::int32_t i_th = base + lane * mine.step;
     const bool there = lane < kAhead && i_th < partials.count;
     if (base != mine.first && there) slot = slot_of(params, partials, mine.kv_head, i_th);
@@ -140,6 +140,8 @@ __device__ void fold_partials(const SplitParams& params, const Partials& partial
         state.values[4 * j + 3] += factor * fours[j][i].w;
       }
     }
+    base += kAhead * mine.step;
+    if (base >= partials.count) break;
   }
 }
 
@@ -222,17 +224,26 @@ __global__ void __launch_bounds__(kWarps * 32) combine_kernel(const __grid_const
   const auto y = static_cast<std::int32_t>(blockIdx.y);
   const auto blocks = static_cast<std::int32_t>(gridDim.y);
   const std::int32_t first_row = sharing ? y : y * kWarps + warp;
-  ptx::wait_for_primary();
-  for (std::int32_t r = first_row; r < num_rows; r += sharing ? blocks : blocks * kWarps) {
-    RowState<kN> rows[kStreams];
+  // Balanced splits are folded twice, first without partials and for nothing: that brings the code near while the split
+  // kernel ends. Long batches have waited for that already.
+  const std::int32_t count = partials.count;
+#pragma unroll 1
+  for (int pass = shape.is_fixed() || table != own_table ? 1 : 0; pass < 2; ++pass) {
+    partials.count = pass == 0 ? 0 : count;
+    if (pass == 1) ptx::wait_for_primary();
+#pragma unroll 1
+    for (std::int32_t r = first_row; r < num_rows; r += sharing ? blocks : blocks * kWarps) {
+      RowState<kN> rows[kStreams];
 #pragma unroll
-    for (int stream = 0; stream < kStreams; ++stream) {
-      const std::int32_t tile_row = stream * params.stream_rows + r;
-      fold_partials(params, partials, share, tile_row, rows[stream]);
-      if (sharing) fold_warps(rows[stream], shared);
+      for (int stream = 0; stream < kStreams; ++stream) {
+        const std::int32_t tile_row = stream * params.stream_rows + r;
+        fold_partials(params, partials, share, tile_row, rows[stream]);
+        if (sharing) fold_warps(rows[stream], shared);
+      }
+      if (pass == 0) break;
+      const std::int32_t token = first_token + r / shape.group;
+      if (!sharing || warp == 0) finish_row(params, token, kv_head * shape.group + r % shape.group, rows);
     }
-    const std::int32_t token = first_token + r / shape.group;
-    if (!sharing || warp == 0) finish_row(params, token, kv_head * shape.group + r % shape.group, rows);
   }
 }
 

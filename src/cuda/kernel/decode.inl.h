@@ -410,9 +410,23 @@ __global__ void __launch_bounds__(Shape::kWarps * 32, Shape::kBlocks)
   auto* records = reinterpret_cast<TileRecord*>(decode_shared + Shape::kMainBytes);
   auto* scratch = reinterpret_cast<std::int32_t*>(records + kMaxRecords);
   std::int32_t* table = scratch + 32;
+  const std::int32_t heads = args.kv.num_kv_heads;
+  const std::uint32_t ring = ptx::shared_address(decode_shared) +
+                             threadIdx.x / 32 * static_cast<std::uint32_t>(Shape::kStages * Shape::kStageBytes);
+  LoadCursor<Shape> cursor{{&args.kv,
+                            params.record,
+                            ring,
+                            0,
+                            static_cast<std::int32_t>(blockIdx.x) % heads,
+                            {},
+                            Shape::kBytes == 1 && params.narrow_rows,
+                            params.inline_unit,
+                            params.block_shift,
+                            static_cast<std::int32_t>(threadIdx.x % 32)},
+                           0};
+  cursor.loader.find_units();
   build_table<Shape::kWarps * 32>(args, params.shape, table, scratch, records, params.record);
   const std::int32_t total = table[params.shape.num_entries];
-  const std::int32_t heads = args.kv.num_kv_heads;
   const bool overflows = params.shape.is_fixed() && total > params.shape.num_slots / heads;
   if (blockIdx.x == 0 && params.shape.num_entries > kMaxRecords) {
     for (std::int32_t i = static_cast<std::int32_t>(threadIdx.x); i <= params.shape.num_entries;
@@ -430,20 +444,7 @@ __global__ void __launch_bounds__(Shape::kWarps * 32, Shape::kBlocks)
                         records,
                         {first_unit_of_group(group, total, params.shape.num_groups),
                          first_unit_of_group(group + 1, total, params.shape.num_groups)}};
-  const std::uint32_t ring = ptx::shared_address(decode_shared) +
-                             threadIdx.x / 32 * static_cast<std::uint32_t>(Shape::kStages * Shape::kStageBytes);
-  LoadCursor<Shape> cursor{{&args.kv,
-                            params.record,
-                            ring,
-                            0,
-                            static_cast<std::int32_t>(blockIdx.x) % heads,
-                            {},
-                            Shape::kBytes == 1 && params.narrow_rows,
-                            params.inline_unit,
-                            params.block_shift,
-                            static_cast<std::int32_t>(threadIdx.x % 32)},
-                           work.units.begin};
-  cursor.loader.find_units();
+  cursor.unit = work.units.begin;
   cursor.choose_policy((work.units.end - work.units.begin) * (params.shape.unit_keys / LoadCursor<Shape>::kStep));
   run_segments<Shape>(work, cursor, decode_shared + Shape::kRingBytes);
 }
