@@ -96,6 +96,16 @@ __device__ QUIRE_INLINE DecodeRow decode_row(const Segment& segment, std::int32_
           segment.rows.first_token + (valid ? r / group : 0)};
 }
 
+// Two elements of a query row of at most 16 bits each that is not made of aligned words; 8-bit ones become float16. Not
+// inlined: it is rare.
+__device__ __noinline__ inline std::uint32_t odd_query_word(const void* query, DType dtype, std::int64_t at) {
+  if (dtype_bytes(dtype) == 2) {
+    const auto* row = static_cast<const std::uint16_t*>(query) + at;
+    return row[0] | static_cast<std::uint32_t>(row[1]) << 16;
+  }
+  return ptx::pack<__half>(load_as_float(query, dtype, at), load_as_float(query, dtype, at + 1));
+}
+
 // The two 16-bit floats of a word.
 __device__ QUIRE_INLINE float2 widen_query(std::uint32_t word, bool is_bf16) {
   if (is_bf16) return make_float2(__uint_as_float(word << 16), __uint_as_float(word & 0xffff0000u));
@@ -118,7 +128,9 @@ __device__ QUIRE_INLINE float lift_query(const AttentionArgs& args, std::int64_t
 #pragma unroll
     for (int word = 0; word < 2; ++word) {
       const int d = query_dim<Shape>(step, word, lane);
-      query[step][word] = valid && in_words ? *reinterpret_cast<const std::uint32_t*>(row + d) : 0u;
+      query[step][word] = !valid     ? 0u
+                          : in_words ? *reinterpret_cast<const std::uint32_t*>(row + d)
+                                     : odd_query_word(args.query, args.query_dtype, base + d);
     }
   }
   float magnitude = 0.0f;
@@ -128,8 +140,6 @@ __device__ QUIRE_INLINE float lift_query(const AttentionArgs& args, std::int64_t
     for (int word = 0; word < 2; ++word) {
       float2& pair = pairs[step][word];
       pair = widen_query(query[step][word], is_bf16);
-      if (valid && !in_words)
-        pair = query_pair(args.query, args.query_dtype, base + query_dim<Shape>(step, word, lane));
       magnitude = fmaxf(magnitude, fmaxf(fabsf(pair.x), fabsf(pair.y)));
     }
   }

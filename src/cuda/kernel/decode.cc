@@ -18,16 +18,22 @@ DecodeInstances wide_instances(DType kv) {
   return {};
 }
 
-std::array<DecodeInstances, 4> instances_of(DType kv) {
+template <DType kKV>
+std::array<DecodeInstances, 7> instances() {
+  return {decode_small<kKV>(), decode_128<kKV>(),     decode_pairs<kKV>(), decode_192<kKV>(),
+          decode_256<kKV>(),   decode_192_128<kKV>(), wide_instances(kKV)};
+}
+
+std::array<DecodeInstances, 7> instances_of(DType kv) {
   switch (kv) {
     case DType::kBFloat16:
-      return {decode_small_bf16(), decode_middle_bf16(), decode_large_bf16()};
+      return instances<DType::kBFloat16>();
     case DType::kFloat16:
-      return {decode_small_f16(), decode_middle_f16(), decode_large_f16()};
+      return instances<DType::kFloat16>();
     case DType::kFloat8E4M3:
-      return {decode_small_e4m3(), decode_middle_e4m3(), decode_large_e4m3(), wide_instances(kv)};
+      return instances<DType::kFloat8E4M3>();
     case DType::kInt8:
-      return {decode_small_int8(), decode_middle_int8(), decode_large_int8(), wide_instances(kv)};
+      return instances<DType::kInt8>();
     default:
       return {};
   }

@@ -1,5 +1,5 @@
-// The tables of decode instances: a dtype of stored elements and a range of head sizes each, compiled in files of their
-// own.
+// The tables of decode instances: a dtype of stored elements and a head size or two each. The files decode_*.cu compile
+// them, as many each as take the compiler under 20 s.
 #pragma once
 
 #include <span>
@@ -10,18 +10,19 @@ namespace quire::cuda {
 
 using DecodeInstances = std::span<const DecodeKernel>;
 
-DecodeInstances decode_small_bf16();
-DecodeInstances decode_small_f16();
-DecodeInstances decode_small_e4m3();
-DecodeInstances decode_small_int8();
-DecodeInstances decode_middle_bf16();
-DecodeInstances decode_middle_f16();
-DecodeInstances decode_middle_e4m3();
-DecodeInstances decode_middle_int8();
-DecodeInstances decode_large_bf16();
-DecodeInstances decode_large_f16();
-DecodeInstances decode_large_e4m3();
-DecodeInstances decode_large_int8();
+template <DType kKV>
+DecodeInstances decode_small();  // head sizes 64 and 96
+template <DType kKV>
+DecodeInstances decode_pairs();  // two streams of 64, for differential attention
+template <DType kKV>
+DecodeInstances decode_128();
+template <DType kKV>
+DecodeInstances decode_192();
+template <DType kKV>
+DecodeInstances decode_192_128();
+template <DType kKV>
+DecodeInstances decode_256();
+
 DecodeInstances decode_wide_e4m3();
 DecodeInstances decode_wide_int8();
 

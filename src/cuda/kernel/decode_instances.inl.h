@@ -1,4 +1,4 @@
-// The one list of decode instances; each dtype compiles it in a file of its own.
+// The one list of decode instances; what a file compiles of it is what it instantiates.
 #pragma once
 
 #include "cuda/kernel/decode.inl.h"
@@ -15,37 +15,38 @@ DecodeKernel decode_entry() {
           .shared_bytes = Shape::kMainBytes};
 }
 
-// The list: head sizes 64, 96, 128, 192, 256, the pair 192 / 128, and 64 / 2 x 64 for differential attention. Four row
-// tiles of 192 and more do not fit the registers.
+template <class... Shapes>
+DecodeInstances decode_table() {
+  static const DecodeKernel table[] = {decode_entry<Shapes>()...};
+  return table;
+}
+
+// The list. Four row tiles of 192 and more do not fit the registers.
 template <DType kKV>
 DecodeInstances decode_small() {
-  static const DecodeKernel table[] = {
-      decode_entry<DecodeShape<kKV, 64, 64, 1, 1>>(),
-      decode_entry<DecodeShape<kKV, 64, 64, 1, 4>>(),
-      decode_entry<DecodeShape<kKV, 96, 96, 1, 1>>(),
-      decode_entry<DecodeShape<kKV, 96, 96, 1, 4>>(),
-  };
-  return table;
+  return decode_table<DecodeShape<kKV, 64, 64, 1, 1>, DecodeShape<kKV, 64, 64, 1, 4>, DecodeShape<kKV, 96, 96, 1, 1>,
+                      DecodeShape<kKV, 96, 96, 1, 4>>();
 }
-
 template <DType kKV>
-DecodeInstances decode_middle() {
-  static const DecodeKernel table[] = {
-      decode_entry<DecodeShape<kKV, 128, 128, 1, 1>>(), decode_entry<DecodeShape<kKV, 128, 128, 1, 2>>(),
-      decode_entry<DecodeShape<kKV, 128, 128, 1, 4>>(), decode_entry<DecodeShape<kKV, 64, 64, 2, 1>>(),
-      decode_entry<DecodeShape<kKV, 64, 64, 2, 2>>(),
-  };
-  return table;
+DecodeInstances decode_pairs() {
+  return decode_table<DecodeShape<kKV, 64, 64, 2, 1>, DecodeShape<kKV, 64, 64, 2, 2>>();
 }
-
 template <DType kKV>
-DecodeInstances decode_large() {
-  static const DecodeKernel table[] = {
-      decode_entry<DecodeShape<kKV, 192, 192, 1, 1>>(), decode_entry<DecodeShape<kKV, 192, 192, 1, 2>>(),
-      decode_entry<DecodeShape<kKV, 256, 256, 1, 1>>(), decode_entry<DecodeShape<kKV, 256, 256, 1, 2>>(),
-      decode_entry<DecodeShape<kKV, 192, 128, 1, 1>>(), decode_entry<DecodeShape<kKV, 192, 128, 1, 2>>(),
-  };
-  return table;
+DecodeInstances decode_128() {
+  return decode_table<DecodeShape<kKV, 128, 128, 1, 1>, DecodeShape<kKV, 128, 128, 1, 2>,
+                      DecodeShape<kKV, 128, 128, 1, 4>>();
+}
+template <DType kKV>
+DecodeInstances decode_192() {
+  return decode_table<DecodeShape<kKV, 192, 192, 1, 1>, DecodeShape<kKV, 192, 192, 1, 2>>();
+}
+template <DType kKV>
+DecodeInstances decode_192_128() {
+  return decode_table<DecodeShape<kKV, 192, 128, 1, 1>, DecodeShape<kKV, 192, 128, 1, 2>>();
+}
+template <DType kKV>
+DecodeInstances decode_256() {
+  return decode_table<DecodeShape<kKV, 256, 256, 1, 1>, DecodeShape<kKV, 256, 256, 1, 2>>();
 }
 
 }  // namespace quire::cuda

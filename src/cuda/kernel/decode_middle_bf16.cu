@@ -1,8 +1,9 @@
-// The decode instances of middle heads for caches that store bfloat16.
+// The decode instances of head size 128 and two streams of 64 for caches that store bfloat16.
 #include "cuda/kernel/decode_instances.inl.h"
 
 namespace quire::cuda {
 
-DecodeInstances decode_middle_bf16() { return decode_middle<DType::kBFloat16>(); }
+template DecodeInstances decode_128<DType::kBFloat16>();
+template DecodeInstances decode_pairs<DType::kBFloat16>();
 
 }  // namespace quire::cuda

@@ -1,8 +1,9 @@
-// The decode instances of middle heads for caches that store int8.
+// The decode instances of head size 128 and two streams of 64 for caches that store int8.
 #include "cuda/kernel/decode_instances.inl.h"
 
 namespace quire::cuda {
 
-DecodeInstances decode_middle_int8() { return decode_middle<DType::kInt8>(); }
+template DecodeInstances decode_128<DType::kInt8>();
+template DecodeInstances decode_pairs<DType::kInt8>();
 
 }  // namespace quire::cuda

@@ -1,8 +1,0 @@
-// The decode instances of middle heads for caches that store float8_e4m3.
-#include "cuda/kernel/decode_instances.inl.h"
-
-namespace quire::cuda {
-
-DecodeInstances decode_middle_e4m3() { return decode_middle<DType::kFloat8E4M3>(); }
-
-}  // namespace quire::cuda
