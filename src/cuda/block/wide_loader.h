@@ -5,7 +5,6 @@
 #include "cuda/ptx/barrier.h"
 #include "cuda/ptx/bulk.h"
 #include "cuda/ptx/cp_async.h"
-#include "cuda/ptx/mma.h"
 #include "cuda/tuning.h"
 #include "variant/number.h"
 
@@ -30,24 +29,10 @@ struct WideRing {
   }
 };
 
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+// Stands for tokens that are not there: what is copied needs no ordinary stores beside the copies.
+static __device__ const uint4 no_token[128] = {};
 
-// Zeros for the rows of a stage, and their separate scales, whose bit is not set. Not inlined: few tiles come here.
-template <class Shape>
-static __device__ __noinline__ void clear_missing(std::uint32_t stage, unsigned present) {
-  for (int row = 0; row < 2 * Shape::kKeys; ++row) {
-    if ((present >> row & 1u) != 0) continue;
-    const std::uint32_t to = stage + static_cast<std::uint32_t>(row * Shape::kPitchK);
-    for (std::uint32_t i = threadIdx.x % 32 * 4; i < Shape::kTokenBytes; i += 128) ptx::store_shared(to + i, 0u);
-    const std::uint32_t scales = stage + static_cast<std::uint32_t>(Shape::kRowsBytes + row * Shape::kScaleRowBytes);
-    if constexpr (Shape::kScaleRowBytes > 0) {
-      const auto i = static_cast<int>(threadIdx.x % 32 * 4);
-      if (i < Shape::kScaleRowBytes) ptx::store_shared(scales + static_cast<std::uint32_t>(i), 0u);
-    }
-  }
-  ptx::fence_async_proxy();
-  __syncwarp();
-}
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
 
 // The tokens that a block's first warp loads next: lane l copies the key (l < 16) or the value of token l % 16, all
 // heads. Block ids of whole tiles are read 32 at a time, a lane a tile, as by LoadCursor.
@@ -144,28 +129,27 @@ struct WideLoader {
         there = false;
       }
     }
-    const unsigned present = __ballot_sync(kFullWarp, there);
-    if (present != kFullWarp) clear_missing<Shape>(ring.stage(), present);
     const bool has_scales = Shape::kScaleRowBytes != 0 && rows.scales != nullptr;
-    const std::int32_t bytes = Shape::kTokenBytes + (has_scales ? Shape::kScaleRowBytes : 0);
-    if (lane() == 0) ptx::barrier_arrive_expect(ring.full(), static_cast<std::uint32_t>(__popc(present) * bytes));
+    constexpr int kCopies = 2 * Shape::kKeys;
+    if (lane() == 0) {
+      ptx::barrier_arrive_expect(ring.full(),
+                                 kCopies * (Shape::kTokenBytes + (has_scales ? Shape::kScaleRowBytes : 0)));
+    }
     __syncwarp();
     // Sixteen tokens that follow each other in one page, and hold no other heads, are one copy.
-    const bool is_run = present == kFullWarp && params.block_shift >= 4 && rows.token_stride == Shape::kTokenBytes;
-    const std::uint64_t policy = first_tiles > 0 ? ptx::evict_normal() : ptx::evict_first();
-    if (is_run ? lane() % Shape::kKeys == 0 : there) {
-      const std::byte* from = static_cast<const std::byte*>(rows.data) + page * rows.page_stride +
-                              token * rows.token_stride + first_head * rows.head_stride;
-      ptx::copy_bulk(ring.stage() + static_cast<std::uint32_t>(lane() * Shape::kPitchK), from,
-                     (is_run ? Shape::kKeys : 1) * Shape::kTokenBytes, ring.full(), policy);
-    }
+    const bool is_run = __all_sync(kFullWarp, there) && params.block_shift >= 4;
+    const auto copy = [&](const void* from, std::uint32_t to, int bytes, bool follow) {
+      if (is_run && follow && lane() % Shape::kKeys != 0) return;
+      ptx::copy_bulk(ring.stage() + to + static_cast<std::uint32_t>(lane() * bytes), there ? from : no_token,
+                     static_cast<std::uint32_t>(is_run && follow ? Shape::kKeys * bytes : bytes), ring.full(),
+                     first_tiles > 0 ? ptx::evict_normal() : ptx::evict_first());
+    };
+    copy(static_cast<const std::byte*>(rows.data) + page * rows.page_stride + token * rows.token_stride +
+             first_head * rows.head_stride,
+         0, Shape::kTokenBytes, rows.token_stride == Shape::kTokenBytes);
     if (!has_scales) return;
-    const bool is_scale_run = is_run && rows.scale_token_stride == Shape::kHeads;
-    if (is_scale_run ? lane() % Shape::kKeys == 0 : there) {
-      const float* from = rows.scales + page * rows.scale_page_stride + token * rows.scale_token_stride + first_head;
-      ptx::copy_bulk(ring.stage() + static_cast<std::uint32_t>(Shape::kRowsBytes + lane() * Shape::kScaleRowBytes),
-                     from, (is_scale_run ? Shape::kKeys : 1) * Shape::kScaleRowBytes, ring.full(), policy);
-    }
+    copy(rows.scales + page * rows.scale_page_stride + token * rows.scale_token_stride + first_head, Shape::kRowsBytes,
+         Shape::kScaleRowBytes, rows.scale_token_stride == Shape::kHeads);
   }
 };
 

@@ -109,8 +109,8 @@ __device__ QUIRE_INLINE void end_rows(const SplitParams& params, const Segment& 
 
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
 
-// A warp's head over all of the block's segments. The first warp refills the stage that was used before the one at
-// hand: the others have most likely left it by then.
+// A warp's head over all of the block's segments. The first warp refills each stage after its own use of it: the others
+// have most likely left it by then.
 template <class Shape>
 __device__ QUIRE_INLINE void use_tokens(const DecodeWork& work, std::int32_t worker, WideLoader<Shape>& loader) {
   const SplitParams& params = work.params;
