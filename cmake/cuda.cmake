@@ -50,8 +50,8 @@ endif()
 # Makes the targets of the kernels, and QUIRE_CUDA_TARGETS the list of them: an object library for each set of
 # architectures, since machine code is the build's longest part and not every GPU has to have its own of every kernel.
 # GPUs of compute capability 8.9 run what is compiled for 8.0, but have instructions for 8-bit floats: decode kernels of
-# e4m3 caches, which they make faster, are compiled once more for 8.9. Kernels of Hopper's own instructions are compiled
-# for 9.0a alone, where that is in the list; else they are empty.
+# e4m3 caches and heads of up to 128, which they make faster, are compiled once more for 8.9. Kernels of Hopper's own
+# instructions are compiled for 9.0a alone, where that is in the list; else they are empty.
 function(quire_add_kernels)
   set(common ${QUIRE_CUDA_ARCHITECTURES})
   if(common MATCHES "(^|;)8[06](-|;|$)")
@@ -70,7 +70,7 @@ function(quire_add_kernels)
     cmake_path(GET file STEM stem)
     if(stem MATCHES "^(wgmma|decode_wide)_")
       list(APPEND sources_of_hopper ${file})
-    elseif(stem MATCHES "^decode_.*e4m3")
+    elseif(stem MATCHES "^decode_(small|128)_e4m3$")
       list(APPEND sources_of_fp8 ${file})
     elseif(QUIRE_UNITY AND stem IN_LIST small)
       string(APPEND small_text "#include \"cuda/kernel/${stem}.cu\"\n")
