@@ -63,10 +63,6 @@ __device__ inline void load_shared(std::uint32_t (&r)[kWords], std::uint32_t sha
   }
 }
 
-__device__ inline void store_shared(std::uint32_t shared, std::uint32_t word) {
-  asm volatile("st.shared.u32 [%0], %1;" ::"r"(shared), "r"(word) : "memory");
-}
-
 // 2^x to two units in the last place; results below the normal range become 0.
 __device__ inline float exp2_fast(float x) {
   float y;
