@@ -19,12 +19,12 @@ DecodeInstances wide_instances(DType kv) {
 }
 
 template <DType kKV>
-std::array<DecodeInstances, 7> instances() {
-  return {decode_small<kKV>(), decode_128<kKV>(),     decode_pairs<kKV>(), decode_192<kKV>(),
-          decode_256<kKV>(),   decode_192_128<kKV>(), wide_instances(kKV)};
+std::array<DecodeInstances, 8> instances() {
+  return {decode_64<kKV>(),  decode_96<kKV>(),  decode_128<kKV>(),     decode_pairs<kKV>(),
+          decode_192<kKV>(), decode_256<kKV>(), decode_192_128<kKV>(), wide_instances(kKV)};
 }
 
-std::array<DecodeInstances, 7> instances_of(DType kv) {
+std::array<DecodeInstances, 8> instances_of(DType kv) {
   switch (kv) {
     case DType::kBFloat16:
       return instances<DType::kBFloat16>();

@@ -1,4 +1,4 @@
-// The tables of decode instances: a dtype of stored elements and a head size or two each. The files decode_*.cu compile
+// The tables of decode instances: a dtype of stored elements and a head size each. The files decode_*.cu compile
 // them, as many each as take the compiler under 20 s.
 #pragma once
 
@@ -11,7 +11,9 @@ namespace quire::cuda {
 using DecodeInstances = std::span<const DecodeKernel>;
 
 template <DType kKV>
-DecodeInstances decode_small();  // head sizes 64 and 96
+DecodeInstances decode_64();
+template <DType kKV>
+DecodeInstances decode_96();
 template <DType kKV>
 DecodeInstances decode_pairs();  // two streams of 64, for differential attention
 template <DType kKV>

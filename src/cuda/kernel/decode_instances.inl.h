@@ -23,9 +23,12 @@ DecodeInstances decode_table() {
 
 // The list. Four row tiles of 192 and more do not fit the registers.
 template <DType kKV>
-DecodeInstances decode_small() {
-  return decode_table<DecodeShape<kKV, 64, 64, 1, 1>, DecodeShape<kKV, 64, 64, 1, 4>, DecodeShape<kKV, 96, 96, 1, 1>,
-                      DecodeShape<kKV, 96, 96, 1, 4>>();
+DecodeInstances decode_64() {
+  return decode_table<DecodeShape<kKV, 64, 64, 1, 1>, DecodeShape<kKV, 64, 64, 1, 4>>();
+}
+template <DType kKV>
+DecodeInstances decode_96() {
+  return decode_table<DecodeShape<kKV, 96, 96, 1, 1>, DecodeShape<kKV, 96, 96, 1, 4>>();
 }
 template <DType kKV>
 DecodeInstances decode_pairs() {

@@ -3,6 +3,7 @@
 
 namespace quire::cuda {
 
-template DecodeInstances decode_small<DType::kBFloat16>();
+template DecodeInstances decode_64<DType::kBFloat16>();
+template DecodeInstances decode_96<DType::kBFloat16>();
 
 }  // namespace quire::cuda

@@ -3,6 +3,7 @@
 
 namespace quire::cuda {
 
-template DecodeInstances decode_small<DType::kFloat16>();
+template DecodeInstances decode_64<DType::kFloat16>();
+template DecodeInstances decode_96<DType::kFloat16>();
 
 }  // namespace quire::cuda

@@ -3,6 +3,7 @@
 
 namespace quire::cuda {
 
-template DecodeInstances decode_small<DType::kInt8>();
+template DecodeInstances decode_64<DType::kInt8>();
+template DecodeInstances decode_96<DType::kInt8>();
 
 }  // namespace quire::cuda
