@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <utility>
 
 #include "quire/attention.h"
 #include "quire/kv_cache.h"
@@ -33,16 +34,24 @@ Result<DeviceInfo> device_info();
 Status check(void* stream);
 Status synchronize(void* stream);
 
-// Owns device memory.
-class DeviceBuffer {
+// Where a Buffer's memory is: on the device, or on the host and pinned.
+enum class MemoryKind : std::uint8_t { kDevice, kPinnedHost };
+
+// Owns memory of a kind.
+template <MemoryKind kKind>
+class Buffer {
  public:
-  DeviceBuffer() = default;
-  static Result<DeviceBuffer> allocate(std::size_t bytes);
-  DeviceBuffer(DeviceBuffer&& other) noexcept;
-  DeviceBuffer& operator=(DeviceBuffer&& other) noexcept;
-  DeviceBuffer(const DeviceBuffer&) = delete;
-  DeviceBuffer& operator=(const DeviceBuffer&) = delete;
-  ~DeviceBuffer();
+  Buffer() = default;
+  static Result<Buffer> allocate(std::size_t bytes);
+  Buffer(Buffer&& other) noexcept : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+  Buffer& operator=(Buffer&& other) noexcept {
+    std::swap(data_, other.data_);
+    std::swap(size_, other.size_);
+    return *this;
+  }
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+  ~Buffer();
 
   void* data() const { return data_; }
   std::size_t size() const { return size_; }
@@ -52,26 +61,12 @@ class DeviceBuffer {
   void* data_ = nullptr;
   std::size_t size_ = 0;
 };
+extern template class Buffer<MemoryKind::kDevice>;
+extern template class Buffer<MemoryKind::kPinnedHost>;
 
-// Owns pinned memory of the host, which copies do not wait for and which swap_blocks moves blocks to and from in place.
-class HostBuffer {
- public:
-  HostBuffer() = default;
-  static Result<HostBuffer> allocate(std::size_t bytes);
-  HostBuffer(HostBuffer&& other) noexcept;
-  HostBuffer& operator=(HostBuffer&& other) noexcept;
-  HostBuffer(const HostBuffer&) = delete;
-  HostBuffer& operator=(const HostBuffer&) = delete;
-  ~HostBuffer();
-
-  void* data() const { return data_; }
-  std::size_t size() const { return size_; }
-  std::span<std::byte> bytes() const { return {static_cast<std::byte*>(data_), size_}; }
-
- private:
-  void* data_ = nullptr;
-  std::size_t size_ = 0;
-};
+using DeviceBuffer = Buffer<MemoryKind::kDevice>;
+// What copies do not wait for, and swap_blocks moves blocks to and from in place.
+using HostBuffer = Buffer<MemoryKind::kPinnedHost>;
 
 // In the stream's order. The host memory of copy_to_device may be reused when the call returns if it is pageable;
 // copy_to_host waits for the copy.

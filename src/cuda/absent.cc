@@ -16,14 +16,14 @@ bool is_compiled() { return false; }
 Result<DeviceInfo> device_info() { return absent(); }
 Status check(void*) { return absent(); }
 Status synchronize(void*) { return absent(); }
-Result<DeviceBuffer> DeviceBuffer::allocate(std::size_t) { return absent(); }
-DeviceBuffer::DeviceBuffer(DeviceBuffer&&) noexcept {}
-DeviceBuffer& DeviceBuffer::operator=(DeviceBuffer&&) noexcept { return *this; }
-DeviceBuffer::~DeviceBuffer() = default;
-Result<HostBuffer> HostBuffer::allocate(std::size_t) { return absent(); }
-HostBuffer::HostBuffer(HostBuffer&&) noexcept {}
-HostBuffer& HostBuffer::operator=(HostBuffer&&) noexcept { return *this; }
-HostBuffer::~HostBuffer() = default;
+template <MemoryKind kKind>
+Result<Buffer<kKind>> Buffer<kKind>::allocate(std::size_t) {
+  return absent();
+}
+template <MemoryKind kKind>
+Buffer<kKind>::~Buffer() = default;
+template class Buffer<MemoryKind::kDevice>;
+template class Buffer<MemoryKind::kPinnedHost>;
 Status copy_to_device(void*, const void*, std::size_t, void*) { return absent(); }
 Status copy_to_host(void*, const void*, std::size_t, void*) { return absent(); }
 Status fill(void*, unsigned char, std::size_t, void*) { return absent(); }

@@ -2,7 +2,6 @@
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
-#include <utility>
 
 #include "cuda/attention.h"
 #include "cuda/context.h"
@@ -33,43 +32,26 @@ Status check(void* stream) {
   return take_fault(*device);
 }
 
-Result<DeviceBuffer> DeviceBuffer::allocate(std::size_t bytes) {
-  DeviceBuffer buffer;
+template <MemoryKind kKind>
+Result<Buffer<kKind>> Buffer<kKind>::allocate(std::size_t bytes) {
+  Buffer buffer;
   if (bytes == 0) return buffer;
-  QUIRE_CUDA_RETURN_IF_ERROR(cudaMalloc(&buffer.data_, bytes));
+  if constexpr (kKind == MemoryKind::kDevice) {
+    QUIRE_CUDA_RETURN_IF_ERROR(cudaMalloc(&buffer.data_, bytes));
+  } else {
+    QUIRE_CUDA_RETURN_IF_ERROR(cudaMallocHost(&buffer.data_, bytes));
+  }
   buffer.size_ = bytes;
   return buffer;
 }
 
-DeviceBuffer::DeviceBuffer(DeviceBuffer&& other) noexcept
-    : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
-
-DeviceBuffer& DeviceBuffer::operator=(DeviceBuffer&& other) noexcept {
-  std::swap(data_, other.data_);
-  std::swap(size_, other.size_);
-  return *this;
+template <MemoryKind kKind>
+Buffer<kKind>::~Buffer() {
+  static_cast<void>(kKind == MemoryKind::kDevice ? cudaFree(data_) : cudaFreeHost(data_));
 }
 
-DeviceBuffer::~DeviceBuffer() { static_cast<void>(cudaFree(data_)); }
-
-Result<HostBuffer> HostBuffer::allocate(std::size_t bytes) {
-  HostBuffer buffer;
-  if (bytes == 0) return buffer;
-  QUIRE_CUDA_RETURN_IF_ERROR(cudaMallocHost(&buffer.data_, bytes));
-  buffer.size_ = bytes;
-  return buffer;
-}
-
-HostBuffer::HostBuffer(HostBuffer&& other) noexcept
-    : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
-
-HostBuffer& HostBuffer::operator=(HostBuffer&& other) noexcept {
-  std::swap(data_, other.data_);
-  std::swap(size_, other.size_);
-  return *this;
-}
-
-HostBuffer::~HostBuffer() { static_cast<void>(cudaFreeHost(data_)); }
+template class Buffer<MemoryKind::kDevice>;
+template class Buffer<MemoryKind::kPinnedHost>;
 
 Status copy_to_device(void* device, const void* host, std::size_t bytes, void* stream) {
   return to_status(cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, static_cast<cudaStream_t>(stream)),
