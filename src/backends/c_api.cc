@@ -1,84 +1,30 @@
-// The C API: structs to C++ values, errors to codes and the thread's message, and no exception across the border.
+// The C API: errors and messages, runtimes and tensors, backends, and what a layer asks of them.
 #include "quire/c_api.h"
 
-#include <algorithm>
-#include <new>
 #include <string>
+#include <vector>
 
-#include "backends/c_api_convert.h"
-#include "quire/backend.h"
+#include "backends/c_api_handles.h"
+#include "quire/cuda.h"
+#include "quire/ops.h"
 #include "quire/version.h"
-
-// A handle is the object itself, or holds what the object refers to.
-struct QuireBuilder {
-  std::unique_ptr<quire::AttentionMetadataBuilder> builder;
-};
-struct QuireMetadata {
-  quire::AttentionMetadata metadata;
-};
-struct QuireImpl {
-  std::unique_ptr<quire::AttentionImpl> impl;
-};
 
 namespace {
 
 using quire::Status;
 using namespace quire::c_api;  // NOLINT(google-build-using-namespace): the conversions are this file's vocabulary
 
-std::string& last_error() {
-  thread_local std::string message;
-  return message;
-}
-
-// Runs a function that returns a Status and hands its outcome to C.
-template <class Function>
-int guarded(Function&& function) noexcept {
-  try {
-    const Status status = function();
-    last_error() = status.message();
-    return static_cast<int>(status.code());
-  } catch (const std::bad_alloc&) {
-    last_error().clear();  // no memory for a message either
-    return QUIRE_RESOURCE_EXHAUSTED;
-  } catch (...) {
-    last_error().clear();
-    return QUIRE_INTERNAL;
-  }
-}
-
-const quire::AttentionBackend& backend_of(const QuireBackend* backend) {
-  return *reinterpret_cast<const quire::AttentionBackend*>(backend);
-}
-const QuireBackend* handle_of(const quire::AttentionBackend* backend) {
-  return reinterpret_cast<const QuireBackend*>(backend);
-}
-
 QuireRuntime runtime_to(const quire::Runtime& from) {
-  return {static_cast<std::int32_t>(from.backplane), static_cast<std::int32_t>(from.isa), from.num_threads,
-          from.stream};
-}
-
-// Calls make(common), which returns a Result<AttentionMetadata>, and hands the metadata out.
-template <class Make>
-int build_with(QuireBuilder* builder, const QuireBatch* batch, QuireMetadata** metadata, Make&& make) {
-  return guarded([&]() -> Status {
-    QUIRE_RETURN_IF_ERROR(check_pointer(builder, "builder"));
-    QUIRE_RETURN_IF_ERROR(check_pointer(batch, "batch"));
-    QUIRE_RETURN_IF_ERROR(check_pointer(metadata, "metadata"));
-    QUIRE_ASSIGN_OR_RETURN(const quire::CommonAttentionMetadata common, batch_of(*batch));
-    QUIRE_ASSIGN_OR_RETURN(quire::AttentionMetadata made, make(*builder->builder, common));
-    *metadata = new QuireMetadata{std::move(made)};
-    return {};
-  });
-}
-
-// The checks that functions of a backend and a layer share.
-Status check_pair(const QuireBackend* backend, const QuireLayerConfig* config) {
-  QUIRE_RETURN_IF_ERROR(check_pointer(backend, "backend"));
-  return check_pointer(config, "config");
+  return {static_cast<std::int32_t>(from.backplane), static_cast<std::int32_t>(from.isa), from.num_threads, from.stream,
+          static_cast<std::int32_t>(from.splits)};
 }
 
 }  // namespace
+
+std::string& quire::c_api::last_error() {
+  thread_local std::string message;
+  return message;
+}
 
 extern "C" {
 
@@ -120,11 +66,10 @@ int quire_tensor_init(QuireTensor* tensor, void* data, int32_t dtype, const int6
 
 int quire_backends(const QuireBackend** backends, size_t capacity, size_t* count) {
   return guarded([&]() -> Status {
-    QUIRE_RETURN_IF_ERROR(check_pointer(count, "count"));
-    if (capacity > 0) QUIRE_RETURN_IF_ERROR(check_pointer(backends, "backends"));
+    const ListOut<const QuireBackend*> out{"backends", backends, capacity, count};
+    QUIRE_RETURN_IF_ERROR(out.check());
     const auto all = quire::registered_backends();
-    for (std::size_t i = 0; i < std::min(capacity, all.size()); ++i) backends[i] = handle_of(all[i]);
-    *count = all.size();
+    out.write(all.size(), [&](std::size_t i) { return handle_of(all[i]); });
     return {};
   });
 }
@@ -146,6 +91,41 @@ const char* quire_backend_name(const QuireBackend* backend) {
   return name.c_str();
 }
 
+int quire_capabilities(const QuireBackend* backend, QuireCapability* rows, size_t capacity, size_t* count) {
+  return guarded([&]() -> Status {
+    thread_local std::vector<std::pair<std::string, std::string>> texts;
+    const ListOut<QuireCapability> out{"rows", rows, capacity, count};
+    QUIRE_RETURN_IF_ERROR(check_pointer(backend, "backend"));
+    QUIRE_RETURN_IF_ERROR(out.check());
+    texts.clear();
+    for (const quire::Capability& row : quire::capability_table(backend_of(backend))) {
+      texts.emplace_back(row.name, row.value);
+    }
+    out.write(texts.size(), [](std::size_t i) {
+      return QuireCapability{texts[i].first.c_str(), texts[i].second.c_str()};
+    });
+    return {};
+  });
+}
+
+int quire_preferred_block_size(const QuireBackend* backend, int32_t wanted, int32_t* block_size) {
+  return guarded([&]() -> Status {
+    QUIRE_RETURN_IF_ERROR(check_pointer(backend, "backend"));
+    QUIRE_RETURN_IF_ERROR(check_pointer(block_size, "block_size"));
+    *block_size = backend_of(backend).preferred_block_size(wanted);
+    return {};
+  });
+}
+
+int quire_cudagraph_support(const QuireBackend* backend, int32_t* support) {
+  return guarded([&]() -> Status {
+    QUIRE_RETURN_IF_ERROR(check_pointer(backend, "backend"));
+    QUIRE_RETURN_IF_ERROR(check_pointer(support, "support"));
+    *support = static_cast<std::int32_t>(backend_of(backend).cudagraph_support());
+    return {};
+  });
+}
+
 int quire_layer_config_init(QuireLayerConfig* config) {
   return guarded([&]() -> Status {
     QUIRE_RETURN_IF_ERROR(check_pointer(config, "config"));
@@ -153,6 +133,7 @@ int quire_layer_config_init(QuireLayerConfig* config) {
     config->dtype = QUIRE_BFLOAT16;
     config->block_size = 16;
     config->scale = 1.0f;
+    config->alibi = QUIRE_ALIBI_LINEAR;
     config->subln_eps = 1e-5f;
     QUIRE_ASSIGN_OR_RETURN(const quire::Runtime best, quire::default_runtime());
     config->runtime = runtime_to(best);
@@ -184,129 +165,43 @@ int quire_select_backend(const QuireLayerConfig* config, const char* name, const
   });
 }
 
-int quire_kv_cache_bytes(const QuireBackend* backend, const QuireLayerConfig* config, int64_t* bytes) {
-  return guarded([&]() -> Status {
-    QUIRE_RETURN_IF_ERROR(check_pair(backend, config));
-    QUIRE_RETURN_IF_ERROR(check_pointer(bytes, "bytes"));
-    QUIRE_ASSIGN_OR_RETURN(const quire::KVCacheSpec spec, cache_spec_of(backend_of(backend), *config));
-    QUIRE_ASSIGN_OR_RETURN(*bytes, quire::kv_cache_bytes(spec));
-    return {};
-  });
-}
-
-int quire_view_kv_cache(const QuireBackend* backend, const QuireLayerConfig* config, void* data, QuireTensor* cache) {
-  return guarded([&]() -> Status {
-    QUIRE_RETURN_IF_ERROR(check_pair(backend, config));
-    QUIRE_RETURN_IF_ERROR(check_pointer(cache, "cache"));
-    QUIRE_ASSIGN_OR_RETURN(const quire::KVCacheSpec spec, cache_spec_of(backend_of(backend), *config));
-    QUIRE_ASSIGN_OR_RETURN(const quire::TensorView view, quire::view_kv_cache(spec, data));
-    tensor_to(view, *cache);
-    return {};
-  });
-}
-
-int quire_builder_create(const QuireBackend* backend, const QuireLayerConfig* config, QuireBuilder** builder) {
-  return guarded([&]() -> Status {
-    QUIRE_RETURN_IF_ERROR(check_pair(backend, config));
-    QUIRE_RETURN_IF_ERROR(check_pointer(builder, "builder"));
-    QUIRE_ASSIGN_OR_RETURN(const quire::BuilderConfig own, builder_config_of(*config));
-    QUIRE_ASSIGN_OR_RETURN(auto made, backend_of(backend).make_builder(own));
-    *builder = new QuireBuilder{std::move(made)};
-    return {};
-  });
-}
-
-void quire_builder_destroy(QuireBuilder* builder) { delete builder; }
-
-int quire_build(QuireBuilder* builder, const QuireBatch* batch, QuireMetadata** metadata) {
-  return build_with(builder, batch, metadata, [](auto& own, const auto& common) { return own.build(0, common); });
-}
-
-int quire_build_for_drafting(QuireBuilder* builder, const QuireBatch* batch, int32_t draft_index,
-                             QuireMetadata** metadata) {
-  return build_with(builder, batch, metadata, [draft_index](auto& own, const auto& common) {
-    return own.build_for_drafting(common, draft_index);
-  });
-}
-
-int quire_build_for_cudagraph_capture(QuireBuilder* builder, const QuireBatch* batch, QuireMetadata** metadata) {
-  return build_with(builder, batch, metadata,
-                    [](auto& own, const auto& common) { return own.build_for_cudagraph_capture(common); });
-}
-
-int quire_update_for_cudagraph_replay(QuireBuilder* builder, const QuireMetadata* captured, const QuireBatch* batch) {
-  return guarded([&]() -> Status {
-    QUIRE_RETURN_IF_ERROR(check_pointer(builder, "builder"));
-    QUIRE_RETURN_IF_ERROR(check_pointer(captured, "captured"));
-    QUIRE_RETURN_IF_ERROR(check_pointer(batch, "batch"));
-    QUIRE_ASSIGN_OR_RETURN(const quire::CommonAttentionMetadata common, batch_of(*batch));
-    return builder->builder->update_for_cudagraph_replay(captured->metadata, common);
-  });
-}
-
-void quire_metadata_destroy(QuireMetadata* metadata) { delete metadata; }
-
-int quire_impl_create(const QuireBackend* backend, const QuireLayerConfig* config, QuireImpl** impl) {
-  return guarded([&]() -> Status {
-    QUIRE_RETURN_IF_ERROR(check_pair(backend, config));
-    QUIRE_RETURN_IF_ERROR(check_pointer(impl, "impl"));
-    QUIRE_ASSIGN_OR_RETURN(const quire::ImplConfig own, impl_config_of(*config));
-    QUIRE_ASSIGN_OR_RETURN(auto made, backend_of(backend).make_impl(own));
-    *impl = new QuireImpl{std::move(made)};
-    return {};
-  });
-}
-
-void quire_impl_destroy(QuireImpl* impl) { delete impl; }
-
-int quire_scales_init(QuireScales* scales) {
-  return guarded([&]() -> Status {
-    QUIRE_RETURN_IF_ERROR(check_pointer(scales, "scales"));
-    *scales = {1.0f, 1.0f, 1.0f};
-    return {};
-  });
-}
-
-int quire_kv_cache_update(const QuireImpl* impl, const QuireScales* scales, const QuireTensor* key,
-                          const QuireTensor* value, const QuireTensor* kv_cache, const QuireTensor* slot_mapping) {
-  return guarded([&]() -> Status {
-    QUIRE_RETURN_IF_ERROR(check_pointer(impl, "impl"));
-    QUIRE_ASSIGN_OR_RETURN(const quire::TensorView keys, tensor_of(key, "key"));
-    QUIRE_ASSIGN_OR_RETURN(const quire::TensorView values, tensor_of(value, "value"));
-    QUIRE_ASSIGN_OR_RETURN(const quire::TensorView cache, tensor_of(kv_cache, "kv_cache"));
-    QUIRE_ASSIGN_OR_RETURN(const quire::TensorView slots, tensor_of(slot_mapping, "slot_mapping"));
-    return impl->impl->do_kv_cache_update(layer_of(scales), keys, values, cache, slots);
-  });
-}
-
-int quire_workspace_bytes(const QuireImpl* impl, const QuireMetadata* metadata, int32_t block_scales, size_t* bytes) {
-  return guarded([&]() -> Status {
-    QUIRE_RETURN_IF_ERROR(check_pointer(impl, "impl"));
-    QUIRE_RETURN_IF_ERROR(check_pointer(metadata, "metadata"));
-    QUIRE_RETURN_IF_ERROR(check_pointer(bytes, "bytes"));
-    const auto scales = block_scales != 0 ? quire::OutputScales::kBlocks : quire::OutputScales::kNoneOrOne;
-    *bytes = impl->impl->workspace_bytes(metadata->metadata, scales);
-    return {};
-  });
-}
-
-int quire_forward_init(QuireForward* args) {
+int quire_merge_states_init(QuireMergeStates* args) {
   return guarded([&]() -> Status {
     QUIRE_RETURN_IF_ERROR(check_pointer(args, "args"));
-    *args = QuireForward{};
+    *args = QuireMergeStates{};
+    args->prefill_tokens_with_context = -1;
     return {};
   });
 }
 
-int quire_forward(const QuireImpl* impl, const QuireScales* scales, const QuireMetadata* metadata,
-                  const QuireForward* args) {
+int quire_merge_attn_states(const QuireMergeStates* args, const QuireRuntime* runtime) {
   return guarded([&]() -> Status {
-    QUIRE_RETURN_IF_ERROR(check_pointer(impl, "impl"));
     QUIRE_RETURN_IF_ERROR(check_pointer(args, "args"));
-    QUIRE_ASSIGN_OR_RETURN(quire::ForwardArgs own, forward_args_of(*args));
-    own.metadata = metadata == nullptr ? nullptr : &metadata->metadata;
-    return impl->impl->forward(layer_of(scales), own);
+    QUIRE_RETURN_IF_ERROR(check_pointer(runtime, "runtime"));
+    QUIRE_ASSIGN_OR_RETURN(const quire::MergeStatesArgs own, merge_args_of(*args));
+    QUIRE_ASSIGN_OR_RETURN(const quire::Runtime where, runtime_of(*runtime));
+    return quire::merge_attn_states(own, where);
   });
+}
+
+int quire_cuda_is_compiled(void) { return quire::cuda::is_compiled() ? 1 : 0; }
+
+int quire_cuda_device_info(QuireDeviceInfo* info) {
+  return guarded([&]() -> Status {
+    QUIRE_RETURN_IF_ERROR(check_pointer(info, "info"));
+    QUIRE_ASSIGN_OR_RETURN(const quire::cuda::DeviceInfo found, quire::cuda::device_info());
+    *info = QuireDeviceInfo{};
+    found.name.copy(info->name, sizeof(info->name) - 1);
+    info->major = found.major;
+    info->minor = found.minor;
+    info->multiprocessors = found.multiprocessors;
+    info->memory_bytes = found.memory_bytes;
+    return {};
+  });
+}
+
+int quire_cuda_check(void* stream) {
+  return guarded([&] { return quire::cuda::check(stream); });
 }
 
 }  // extern "C"

@@ -3,9 +3,15 @@
 
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "quire/backend.h"
 #include "quire/c_api.h"
+#include "quire/ops.h"
+
+struct QuireTree {
+  quire::TokenTree tree;
+};
 
 namespace quire::c_api {
 
@@ -27,8 +33,27 @@ Result<ImplConfig> impl_config_of(const QuireLayerConfig& from);
 Result<BuilderConfig> builder_config_of(const QuireLayerConfig& from);
 Result<AttentionConfig> attention_config_of(const QuireLayerConfig& from);
 Result<KVCacheSpec> cache_spec_of(const AttentionBackend& backend, const QuireLayerConfig& from);
-Result<CommonAttentionMetadata> batch_of(const QuireBatch& from);
-AttentionLayer layer_of(const QuireScales* scales);
+// A batch with the arrays that C has in other types; `common` points into them and at the caller's.
+struct Batch {
+  CommonAttentionMetadata common;
+  std::vector<MmRange> mm_ranges;
+  std::vector<const TokenTree*> trees;
+};
+Result<Batch> batch_of(const QuireBatch& from);
+Result<ReorderInput> reorder_input_of(const QuireReorder& from);
+// Null: all scales 1.
+Result<AttentionLayer> layer_of(const QuireScales* scales);
+struct RopeUpdate {
+  RopeArgs rope;
+  TensorView key;
+  TensorView value;
+  TensorView kv_cache;
+  TensorView slot_mapping;
+};
+Result<RopeUpdate> rope_update_of(const QuireRopeUpdate& from);
 Result<ForwardArgs> forward_args_of(const QuireForward& from);
+Result<MergeStatesArgs> merge_args_of(const QuireMergeStates& from);
+// Messages begin with `name`.
+Result<KVSource> kv_source_of(const QuireKVCache* from, const std::string& name);
 
 }  // namespace quire::c_api

@@ -5,32 +5,10 @@
 
 #include <thread>
 
-#include "unit/backends/layer_run.h"
+#include "unit/backends/c_layer.h"
 
 namespace quire::test {
 namespace {
-
-QuireTensor to_c(const TensorView& view) {
-  QuireTensor tensor{};
-  tensor.data = view.data;
-  tensor.device_type = static_cast<std::int32_t>(view.device.type);
-  tensor.dtype = static_cast<std::int32_t>(view.dtype);
-  tensor.rank = view.rank;
-  std::copy(view.shape.begin(), view.shape.end(), tensor.shape);
-  std::copy(view.strides.begin(), view.strides.end(), tensor.strides);
-  return tensor;
-}
-
-QuireLayerConfig small_layer() {
-  QuireLayerConfig config;
-  EXPECT_EQ(quire_layer_config_init(&config), QUIRE_OK);
-  config.num_heads = 4;
-  config.num_kv_heads = 2;
-  config.head_size = 16;
-  config.dtype = QUIRE_FLOAT32;
-  config.scale = 0.25f;
-  return config;
-}
 
 TEST(CApi, ALayerFromEndToEnd) {
   LayerSetup setup;
@@ -117,7 +95,9 @@ TEST(CApi, CacheUpdatesStore) {
 TEST(CApi, TreesDifferentialLayersAndDrafts) {
   QuireLayerConfig config = small_layer();
   config.num_blocks = 8;
-  config.tree = "[(0,), (1,), (0, 0)]";
+  QuireTree* tree = nullptr;
+  ASSERT_EQ(quire_tree_parse("[(0,), (1,), (0, 0)]", &tree), QUIRE_OK) << quire_last_error();
+  config.tree = tree;
   const QuireBackend* backend = nullptr;
   ASSERT_EQ(quire_find_backend("TREE_ATTN", &backend), QUIRE_OK);
   QuireBuilder* builder = nullptr;
@@ -142,8 +122,8 @@ TEST(CApi, TreesDifferentialLayersAndDrafts) {
   quire_metadata_destroy(metadata);
   EXPECT_EQ(quire_build_for_drafting(builder, &batch, -1, &metadata), QUIRE_INVALID_ARGUMENT);
   quire_builder_destroy(builder);
-  config.tree = "[(1, 1)]";
-  EXPECT_EQ(quire_builder_create(backend, &config, &builder), QUIRE_INVALID_ARGUMENT);
+  quire_tree_destroy(tree);
+  config.tree = nullptr;
 
   ASSERT_EQ(quire_find_backend("DIFFERENTIAL_FLASH_ATTN", &backend), QUIRE_OK);
   const std::vector<float> row(16, 0.1f), norm(32, 1.0f);
@@ -183,6 +163,40 @@ TEST(CApi, ErrorsHaveCodesAndMessagesOfTheirThread) {
   quire_metadata_destroy(nullptr);
 }
 
+TEST(CApi, TreesTellTheirNodes) {
+  QuireTree* tree = nullptr;
+  ASSERT_EQ(quire_tree_parse("[(0,), (1,), (0, 0)]", &tree), QUIRE_OK) << quire_last_error();
+  std::int32_t parents[3] = {9, 9, 9}, depths[4] = {9, 9, 9, 9};
+  std::size_t count = 0;
+  ASSERT_EQ(quire_tree_parents(tree, parents, 2, &count), QUIRE_OK);
+  EXPECT_EQ(count, 3u);
+  EXPECT_EQ(std::vector<std::int32_t>(parents, parents + 3), (std::vector<std::int32_t>{0, 0, 9}));
+  ASSERT_EQ(quire_tree_depths(tree, depths, 4, &count), QUIRE_OK);
+  EXPECT_EQ(std::vector<std::int32_t>(depths, depths + 4), (std::vector<std::int32_t>{0, 1, 1, 2}));
+  ASSERT_EQ(quire_tree_depths(tree, nullptr, 0, &count), QUIRE_OK);
+  EXPECT_EQ(count, 4u);
+  expect_error(quire_tree_depths(tree, nullptr, 4, &count), QUIRE_INVALID_ARGUMENT, "depths: want a pointer");
+  expect_error(quire_tree_depths(tree, depths, 4, nullptr), QUIRE_INVALID_ARGUMENT, "count: want a pointer");
+  quire_tree_destroy(tree);
+  ASSERT_EQ(quire_tree_chain(2, &tree), QUIRE_OK);
+  ASSERT_EQ(quire_tree_parents(tree, parents, 3, &count), QUIRE_OK);
+  EXPECT_EQ(count, 2u);
+  EXPECT_EQ(parents[1], 1);
+  quire_tree_destroy(tree);
+  quire_tree_destroy(nullptr);
+
+  QuireTree* none = nullptr;
+  const std::int32_t wrong[] = {0, 2};
+  expect_error(quire_tree_parse("[(1, 1)]", &none), QUIRE_INVALID_ARGUMENT, "(1, 1)");
+  expect_error(quire_tree_parse(nullptr, &none), QUIRE_INVALID_ARGUMENT, "text: want a pointer");
+  expect_error(quire_tree_from_parents(wrong, 2, &none), QUIRE_INVALID_ARGUMENT, "parents[1]");
+  expect_error(quire_tree_from_parents(nullptr, 2, &none), QUIRE_INVALID_ARGUMENT, "parents: want a pointer");
+  expect_error(quire_tree_chain(-1, &none), QUIRE_INVALID_ARGUMENT, "-1");
+  expect_error(quire_tree_chain(1, nullptr), QUIRE_INVALID_ARGUMENT, "tree: want a pointer");
+  expect_error(quire_tree_depths(nullptr, depths, 4, &count), QUIRE_INVALID_ARGUMENT, "tree: want a pointer");
+  EXPECT_EQ(none, nullptr);
+}
+
 TEST(CApi, BackendsAreListed) {
   const QuireBackend* some[2] = {};
   std::size_t count = 0;
@@ -192,6 +206,31 @@ TEST(CApi, BackendsAreListed) {
   EXPECT_STREQ(quire_backend_name(some[1]), "XFORMERS");
   EXPECT_EQ(quire_backend_name(nullptr), nullptr);
   EXPECT_STRNE(quire_version(), "");
+
+  const std::vector<Capability> want = capability_table(*find_backend("TREE_ATTN").value());
+  std::vector<QuireCapability> rows(want.size());
+  ASSERT_EQ(quire_capabilities(some[0], rows.data(), rows.size(), &count), QUIRE_OK);
+  ASSERT_EQ(count, want.size());
+  for (std::size_t i = 0; i < count; ++i) {
+    EXPECT_EQ(rows[i].name, want[i].name);
+    EXPECT_EQ(rows[i].value, want[i].value);
+  }
+  std::int32_t support = -1;
+  ASSERT_EQ(quire_cudagraph_support(some[0], &support), QUIRE_OK);
+  EXPECT_EQ(support, static_cast<std::int32_t>(find_backend("TREE_ATTN").value()->cudagraph_support()));
+  expect_error(quire_capabilities(nullptr, nullptr, 0, &count), QUIRE_INVALID_ARGUMENT, "backend: want a pointer");
+}
+
+TEST(CApi, CudaIsThereOrNamed) {
+  EXPECT_EQ(quire_cuda_is_compiled() != 0, cuda::is_compiled());
+  QuireDeviceInfo info;
+  const Result<cuda::DeviceInfo> device = cuda::device_info();
+  EXPECT_EQ(quire_cuda_device_info(&info), static_cast<int>(device.status().code()));
+  EXPECT_EQ(quire_cuda_check(nullptr), static_cast<int>(cuda::check(nullptr).code()));
+  if (!device.ok()) return;
+  EXPECT_EQ(info.name, device.value().name);
+  EXPECT_EQ(info.major, device.value().major);
+  EXPECT_EQ(info.multiprocessors, device.value().multiprocessors);
 }
 
 }  // namespace
