@@ -29,22 +29,6 @@ Status check_strides(std::string_view name, std::initializer_list<std::int64_t> 
   return {};
 }
 
-Status check_counts(const AttentionArgs& args) {
-  const KVSource& kv = args.kv;
-  if (args.num_seqs < 0) return wrong("num_seqs", ">= 0", to_string(args.num_seqs));
-  if (args.num_tokens < 0) return wrong("num_tokens", ">= 0", to_string(args.num_tokens));
-  if (kv.num_streams != 1 && kv.num_streams != 2) return wrong("kv.num_streams", "1 or 2", to_string(kv.num_streams));
-  if (kv.num_kv_heads <= 0) return wrong("kv.num_kv_heads", "> 0", to_string(kv.num_kv_heads));
-  const std::int64_t heads = static_cast<std::int64_t>(kv.num_kv_heads) * kv.num_streams;
-  if (args.num_q_heads <= 0 || args.num_q_heads % heads != 0) {
-    return wrong("num_q_heads", "a positive multiple of " + to_string(heads) + " (kv heads x streams)",
-                 to_string(args.num_q_heads));
-  }
-  if (kv.head_size <= 0) return wrong("kv.head_size", "> 0", to_string(kv.head_size));
-  if (kv.head_size_v <= 0) return wrong("kv.head_size_v", "> 0", to_string(kv.head_size_v));
-  return {};
-}
-
 Status check_query(const AttentionArgs& args) {
   if (!is_activation(args.query_dtype) && args.query_dtype != DType::kFloat8E4M3) {
     return wrong("query_dtype", "float32, float16, bfloat16 or float8_e4m3fn",
@@ -117,6 +101,12 @@ Status check_kv(const AttentionArgs& args) {
     return wrong("kv.kv_start", "starts, as there is no block table", "null");
   }
   return {};
+}
+
+Status check_tensors(const AttentionArgs& args) {
+  QUIRE_RETURN_IF_ERROR(check_query(args));
+  QUIRE_RETURN_IF_ERROR(check_output(args));
+  return check_kv(args);
 }
 
 std::string at_seq(std::string_view name, std::int32_t seq) { return std::string(name) + "[" + to_string(seq) + "]"; }
@@ -199,6 +189,22 @@ Status check_item_rows(const AttentionArgs& args, std::int32_t seq, std::int64_t
 
 }  // namespace
 
+Status check_counts(const AttentionArgs& args) {
+  const KVSource& kv = args.kv;
+  if (args.num_seqs < 0) return wrong("num_seqs", ">= 0", to_string(args.num_seqs));
+  if (args.num_tokens < 0) return wrong("num_tokens", ">= 0", to_string(args.num_tokens));
+  if (kv.num_streams != 1 && kv.num_streams != 2) return wrong("kv.num_streams", "1 or 2", to_string(kv.num_streams));
+  if (kv.num_kv_heads <= 0) return wrong("kv.num_kv_heads", "> 0", to_string(kv.num_kv_heads));
+  const std::int64_t heads = static_cast<std::int64_t>(kv.num_kv_heads) * kv.num_streams;
+  if (args.num_q_heads <= 0 || args.num_q_heads % heads != 0) {
+    return wrong("num_q_heads", "a positive multiple of " + to_string(heads) + " (kv heads x streams)",
+                 to_string(args.num_q_heads));
+  }
+  if (kv.head_size <= 0) return wrong("kv.head_size", "> 0", to_string(kv.head_size));
+  if (kv.head_size_v <= 0) return wrong("kv.head_size_v", "> 0", to_string(kv.head_size_v));
+  return {};
+}
+
 Status check_batch(const AttentionArgs& args) {
   QUIRE_RETURN_IF_ERROR(check_counts(args));
   QUIRE_RETURN_IF_ERROR(check_variant(args.variant));
@@ -208,10 +214,18 @@ Status check_batch(const AttentionArgs& args) {
 
 Status check_attention_args(const AttentionArgs& args) {
   QUIRE_RETURN_IF_ERROR(check_batch(args));
-  if (args.num_tokens == 0) return {};
-  QUIRE_RETURN_IF_ERROR(check_query(args));
-  QUIRE_RETURN_IF_ERROR(check_output(args));
-  return check_kv(args);
+  return args.num_tokens > 0 ? check_tensors(args) : Status{};
+}
+
+Status check_device_args(const AttentionArgs& args) {
+  QUIRE_RETURN_IF_ERROR(check_counts(args));
+  QUIRE_RETURN_IF_ERROR(check_variant(args.variant));
+  if (args.kv.block_size <= 0) return wrong("kv.block_size", "> 0", to_string(args.kv.block_size));
+  if (args.num_seqs == 0 || args.num_tokens == 0) return {};
+  QUIRE_RETURN_IF_ERROR(check_pointer("query_start_loc", args.query_start_loc, sizeof(std::int32_t)));
+  QUIRE_RETURN_IF_ERROR(check_pointer("seq_lens", args.seq_lens, sizeof(std::int32_t)));
+  QUIRE_RETURN_IF_ERROR(check_strides("kv.block_table_stride", {args.kv.block_table_stride}));
+  return check_tensors(args);
 }
 
 Status check_plan(const AttentionArgs& args, const AttentionPlan& plan) {

@@ -27,15 +27,19 @@ Status check_backplane(const Runtime& runtime) {
 }
 
 std::size_t attention_workspace_bytes(const AttentionArgs& args, const AttentionPlan& plan, const Runtime& runtime) {
-  if (runtime.backplane == Backplane::kCuda) return cuda::attention_workspace_bytes(args, plan, runtime);
+  if (runtime.backplane == Backplane::kCuda) {
+    return backends::check_counts(args).ok() ? cuda::attention_workspace_bytes(args, plan, runtime) : 0;
+  }
   if (runtime.backplane != Backplane::kCpu) return 0;
   return cpu::attention_workspace_bytes(args, plan, runtime);
 }
 
 Status paged_attention(const AttentionArgs& args, const AttentionPlan& plan, const Runtime& runtime,
                        std::span<std::byte> workspace) {
-  // What the arguments point to is on the device then, and is checked there.
-  if (runtime.backplane == Backplane::kCuda) return cuda::attention(args, plan, runtime, workspace);
+  if (runtime.backplane == Backplane::kCuda) {
+    QUIRE_RETURN_IF_ERROR(backends::check_device_args(args));
+    return cuda::attention(args, plan, runtime, workspace);
+  }
   QUIRE_RETURN_IF_ERROR(backends::check_attention_args(args));
   switch (runtime.backplane) {
     case Backplane::kReference:

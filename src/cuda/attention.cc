@@ -318,40 +318,6 @@ Call plan_call(const AttentionArgs& args, const AttentionPlan& plan, const Runti
   return call;
 }
 
-Status check_pointers(const AttentionArgs& args) {
-  if (args.query == nullptr || args.output == nullptr || args.query_start_loc == nullptr || args.seq_lens == nullptr) {
-    return invalid_argument("query, output, query_start_loc, seq_lens: want device pointers, got null");
-  }
-  if (args.kv.block_table == nullptr && args.kv.kv_start == nullptr) {
-    return invalid_argument("kv: want a block_table or kv_start, got neither");
-  }
-  for (std::int32_t stream = 0; stream < args.kv.num_streams; ++stream) {
-    if (args.kv.key[stream].data == nullptr || args.kv.value[stream].data == nullptr) {
-      return invalid_argument("kv: want keys and values, got null");
-    }
-  }
-  return {};
-}
-
-Status check_args(const AttentionArgs& args) {
-  if (args.num_seqs < 0 || args.num_tokens < 0) return invalid_argument("num_seqs, num_tokens: want >= 0");
-  if (args.kv.num_streams < 1 || args.kv.num_streams > 2) {
-    return invalid_argument("kv.num_streams: want 1 or 2, got " + std::to_string(args.kv.num_streams));
-  }
-  const std::int32_t heads_a_row = args.kv.num_kv_heads * args.kv.num_streams;
-  if (heads_a_row <= 0 || args.num_q_heads <= 0 || args.num_q_heads % heads_a_row != 0) {
-    return invalid_argument("num_q_heads: want a multiple of the " + std::to_string(heads_a_row) + " kv heads, got " +
-                            std::to_string(args.num_q_heads));
-  }
-  if (args.kv.head_size <= 0 || args.kv.head_size_v <= 0 || args.kv.block_size <= 0) {
-    return invalid_argument("kv: want head_size, head_size_v and block_size > 0");
-  }
-  if (is_float8(args.output_dtype) && args.output_scale <= 0.0f && args.output_block_scale == nullptr) {
-    return invalid_argument("output_scale: want > 0 or block scales for a float8 output");
-  }
-  return args.num_seqs > 0 && args.num_tokens > 0 ? check_pointers(args) : Status();
-}
-
 RowTarget output_target(const AttentionArgs& args) {
   const bool scaled = args.output_scale > 0.0f && args.output_block_scale == nullptr;
   return {.data = args.output,
@@ -422,7 +388,7 @@ Status check_available() { return context().status(); }
 
 std::size_t attention_workspace_bytes(const AttentionArgs& args, const AttentionPlan& plan, const Runtime& runtime) {
   const Result<const Context*> device = context();
-  if (!device.ok() || !check_args(args).ok()) return 0;
+  if (!device.ok()) return 0;
   std::int64_t bytes = 0;
   for (const DecodeChoice decode : {DecodeChoice::kWide, DecodeChoice::kPlain}) {
     for (const TileChoice tile : {TileChoice::kWgmma, TileChoice::kMma}) {
@@ -436,12 +402,14 @@ Status attention(const AttentionArgs& args, const AttentionPlan& plan, const Run
                  std::span<std::byte> workspace) {
   QUIRE_ASSIGN_OR_RETURN(const Context* device, context());
   QUIRE_RETURN_IF_ERROR(take_fault(*device));
-  QUIRE_RETURN_IF_ERROR(check_args(args));
   if (args.num_seqs == 0 || args.num_tokens == 0) return {};
   Call call = plan_call(args, plan, runtime, *device);
   if (workspace.size() < static_cast<std::size_t>(call.bytes)) {
     return resource_exhausted("workspace: want " + std::to_string(call.bytes) + " bytes, got " +
                               std::to_string(workspace.size()));
+  }
+  if (call.bytes > 0 && reinterpret_cast<std::uintptr_t>(workspace.data()) % 64 != 0) {
+    return invalid_argument("workspace: want an address aligned to 64, got another");
   }
   const auto stream = static_cast<cudaStream_t>(runtime.stream);
   RowTarget target = output_target(args);

@@ -15,12 +15,13 @@ namespace quire::cuda {
 // Whether the kernels are in this build and the current device can run them.
 Status check_available();
 
-// Scratch bytes on the device that attention() needs.
+// Scratch bytes on the device that attention() needs; head counts have been checked.
 std::size_t attention_workspace_bytes(const AttentionArgs& args, const AttentionPlan& plan, const Runtime& runtime);
 
-// Every pointer of `args` and the workspace are device memory. The plan bounds the batch (query lengths, key lengths,
-// splits): which rows and keys there are is read from query_start_loc and seq_lens on the device, so a captured launch
-// may be replayed with other lengths that stay within those bounds. Neither allocates nor waits.
+// Every pointer of `args`, which have been checked as far as the host can, and the workspace are device memory. The
+// plan bounds the batch (query lengths, key lengths, splits): which rows and keys there are is read from
+// query_start_loc and seq_lens on the device, so a captured launch may be replayed with other lengths that stay within
+// those bounds. Neither allocates nor waits.
 Status attention(const AttentionArgs& args, const AttentionPlan& plan, const Runtime& runtime,
                  std::span<std::byte> workspace);
 

@@ -182,35 +182,60 @@ TEST(Cascade, RefusesWhatItWouldGetWrong) {
       32, "square-root ALiBi");
 }
 
-TEST(PagedAttention, BadArgumentsAreNamed) {
-  const std::vector<std::pair<std::string_view, Change>> cases = {
+using WrongArguments = std::vector<std::pair<std::string_view, Change>>;
+
+// What is wrong with pointers and numbers, wherever the arrays are.
+WrongArguments wrong_arguments() {
+  return {
       {"args.query: want a pointer", [](SharedPrefixBatch& b) { b.args.query = nullptr; }},
       {"args.output: want an address aligned to 4",
        [](SharedPrefixBatch& b) { b.args.output = reinterpret_cast<std::byte*>(b.output.data()) + 1; }},
       {"args.query_dtype", [](SharedPrefixBatch& b) { b.args.query_dtype = DType::kInt8; }},
       {"args.output_dtype", [](SharedPrefixBatch& b) { b.args.output_scale = 1.0f; }},
       {"args.num_q_heads", [](SharedPrefixBatch& b) { b.args.num_q_heads = 3; }},
-      {"args.query_start_loc[2]", [](SharedPrefixBatch& b) { b.starts[2] = 0; }},
-      {"args.query_start_loc[4]", [](SharedPrefixBatch& b) { b.args.num_tokens = 25; }},
-      {"args.seq_lens[1]", [](SharedPrefixBatch& b) { b.seq_lens[1] = 81; }},
-      {"args.seq_lens[0]", [](SharedPrefixBatch& b) { b.seq_lens[0] = -1; }},
-      {"args.kv.block_table[1][4]: want 0 <= id < 24, got 24", [](SharedPrefixBatch& b) { b.table[9] = 24; }},
-      {"args.kv.block_table[0][0]", [](SharedPrefixBatch& b) { b.table[0] = -1; }},
+      {"args.query_start_loc: want a pointer", [](SharedPrefixBatch& b) { b.args.query_start_loc = nullptr; }},
+      {"args.seq_lens: want a pointer", [](SharedPrefixBatch& b) { b.args.seq_lens = nullptr; }},
+      {"args.kv.num_kv_heads", [](SharedPrefixBatch& b) { b.args.kv.num_kv_heads = 0; }},
+      {"args.kv.block_size", [](SharedPrefixBatch& b) { b.args.kv.block_size = 0; }},
       {"args.kv.kv_start", [](SharedPrefixBatch& b) { b.args.kv.block_table = nullptr; }},
       {"args.kv.value: want a pointer", [](SharedPrefixBatch& b) { b.args.kv.value[0].data = nullptr; }},
       {"args.kv.key: want strides >= 0", [](SharedPrefixBatch& b) { b.args.kv.key[0].page_stride = -1; }},
       {"args.variant.softcap", [](SharedPrefixBatch& b) { b.args.variant.softcap = -1.0f; }},
       {"args.variant.alibi_slopes", [](SharedPrefixBatch& b) { b.args.variant.alibi = AlibiKind::kLinear; }},
   };
+}
+
+// What is wrong in arrays; those on a device are checked there.
+WrongArguments wrong_arrays() {
+  return {
+      {"args.query_start_loc[2]", [](SharedPrefixBatch& b) { b.starts[2] = 0; }},
+      {"args.query_start_loc[4]", [](SharedPrefixBatch& b) { b.args.num_tokens = 25; }},
+      {"args.seq_lens[1]", [](SharedPrefixBatch& b) { b.seq_lens[1] = 81; }},
+      {"args.seq_lens[0]", [](SharedPrefixBatch& b) { b.seq_lens[0] = -1; }},
+      {"args.kv.block_table[1][4]: want 0 <= id < 24, got 24", [](SharedPrefixBatch& b) { b.table[9] = 24; }},
+      {"args.kv.block_table[0][0]", [](SharedPrefixBatch& b) { b.table[0] = -1; }},
+  };
+}
+
+void expect_named(const Runtime& runtime, const WrongArguments& cases) {
   for (const auto& [text, change] : cases) {
     SharedPrefixBatch batch(test_runtimes().front());
     const AttentionPlan plan = batch.plan();
     change(batch);
-    const Status status = batch.attend(plan);
+    const Status status = paged_attention(batch.args, plan, runtime, {});
     EXPECT_FALSE(status.ok()) << text;
     EXPECT_NE(status.message().find(text), std::string::npos) << text << " / " << status.to_string();
     for (const float value : batch.output) ASSERT_EQ(value, 99.0f) << text;
   }
+}
+
+TEST(PagedAttention, BadArgumentsAreNamed) {
+  for (const Backplane backplane : {Backplane::kReference, Backplane::kCpu}) {
+    expect_named({.backplane = backplane}, wrong_arguments());
+    expect_named({.backplane = backplane}, wrong_arrays());
+  }
+  // Before anything is asked of a device.
+  expect_named({.backplane = Backplane::kCuda}, wrong_arguments());
 }
 
 TEST(PagedAttention, PlansOfOtherBatchesAreRefused) {
