@@ -269,6 +269,7 @@ Status swap_blocks(const KVSource& source, const KVSource& destination, std::spa
 Status copy_blocks(std::span<const KVSource> caches, std::span<const BlockPair> pairs, void* stream) {
   QUIRE_ASSIGN_OR_RETURN(const std::vector<BlockPair> order, order_copies(pairs));
   for (const KVSource& cache : caches) {
+    QUIRE_RETURN_IF_ERROR(check_on_device(cache));
     for (std::size_t i = 0; i < pairs.size(); ++i) {
       QUIRE_RETURN_IF_ERROR(check_pair(pairs[i], i, cache.num_blocks, cache.num_blocks));
     }

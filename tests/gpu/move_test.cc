@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "gpu/device_case.h"
@@ -185,15 +186,69 @@ TEST_F(GpuMoves, ResetsScalesAlone) {
   }
 }
 
-TEST_F(GpuMoves, RefusesWhatIsOutOfRangeOrOnTheHost) {
+void expect_refusal(const Status& status, StatusCode code, const std::string& message) {
+  EXPECT_EQ(status.code(), code);
+  EXPECT_NE(status.message().find(message), std::string::npos) << status.message();
+}
+
+TEST_F(GpuMoves, RefusesIdsOutOfRange) {
+  TwinCache cache({}, 4, 1), smaller({}, 3, 2);
+  const std::vector<KVSource> on_device = {cache.on_device()};
+  const auto move = [&](SlotPair pair) {
+    const std::vector<SlotPair> pairs = {{0, 1}, pair};
+    return cuda::move_tokens(on_device, pairs, nullptr);
+  };
+  const auto copy = [&](BlockPair pair) {
+    const std::vector<BlockPair> pairs = {{0, 1}, pair};
+    return cuda::copy_blocks(on_device, pairs, nullptr);
+  };
+  const auto swap = [&](BlockPair pair) {
+    const std::vector<BlockPair> pairs = {{0, 1}, pair};
+    return cuda::swap_blocks(cache.on_device(), smaller.on_device(), pairs, nullptr);
+  };
+  expect_refusal(move({3, 64}), StatusCode::kOutOfRange, "pairs[1].destination: want [0, 64), got 64");
+  expect_refusal(move({64, 3}), StatusCode::kOutOfRange, "pairs[1].source: want [0, 64), got 64");
+  expect_refusal(move({-1, 3}), StatusCode::kOutOfRange, "pairs[1].source: want [0, 64), got -1");
+  expect_refusal(copy({3, 4}), StatusCode::kOutOfRange, "pairs[1].destination: want [0, 4), got 4");
+  expect_refusal(copy({4, 3}), StatusCode::kOutOfRange, "pairs[1].source: want [0, 4), got 4");
+  expect_refusal(copy({3, -1}), StatusCode::kOutOfRange, "pairs[1].destination: want [0, 4), got -1");
+  expect_refusal(swap({3, 3}), StatusCode::kOutOfRange, "pairs[1].destination: want [0, 3), got 3");
+  expect_refusal(swap({4, 2}), StatusCode::kOutOfRange, "pairs[1].source: want [0, 4), got 4");
+  expect_refusal(swap({-7, 2}), StatusCode::kOutOfRange, "pairs[1].source: want [0, 4), got -7");
+  EXPECT_EQ(cache.fetch(), cache.host());
+  EXPECT_EQ(smaller.fetch(), smaller.host());
+}
+
+TEST_F(GpuMoves, RefusesTwoSourcesOfOneBlock) {
+  TwinCache cache({}, 4, 1), other({}, 4, 2);
+  const std::vector<KVSource> on_device = {cache.on_device()};
+  const std::vector<BlockPair> pairs = {{0, 2}, {1, 2}};
+  EXPECT_EQ(cuda::copy_blocks(on_device, pairs, nullptr).code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(cuda::swap_blocks(cache.on_device(), other.on_device(), pairs, nullptr).code(),
+            StatusCode::kInvalidArgument);
+  EXPECT_EQ(cache.fetch(), cache.host());
+  EXPECT_EQ(other.fetch(), other.host());
+}
+
+TEST_F(GpuMoves, RefusesCachesOfAnotherShapeOrPlace) {
   TwinCache cache({}, 4, 1);
-  const std::vector<KVSource> on_device = {cache.on_device()}, on_host = {cache.on_host()};
-  const std::vector<SlotPair> far = {{0, 1}, {3, 64}}, near = {{0, 1}};
-  EXPECT_EQ(cuda::move_tokens(on_device, far, nullptr).code(), StatusCode::kOutOfRange);
-  EXPECT_NE(cuda::move_tokens(on_host, near, nullptr).message().find("want cuda"), std::string::npos);
   const std::vector<BlockPair> pair = {{0, 1}};
-  EXPECT_NE(cuda::swap_blocks(on_device[0], on_device[0], pair, nullptr).message().find("another cache"),
-            std::string::npos);
+  const std::vector<SlotPair> slots = {{0, 1}};
+  const std::vector<KVSource> on_host = {cache.on_host()};
+  expect_refusal(cuda::move_tokens(on_host, slots, nullptr), StatusCode::kInvalidArgument, "want cuda");
+  expect_refusal(cuda::copy_blocks(on_host, pair, nullptr), StatusCode::kInvalidArgument, "want cuda");
+  TwinCache scaled({.cache_dtype = KVCacheDType::kInt8PerTokenHead}, 4, 2);
+  expect_refusal(cuda::reset_kv_scales(scaled.on_host(), nullptr), StatusCode::kInvalidArgument, "want cuda");
+  expect_refusal(cuda::swap_blocks(cache.on_device(), cache.on_device(), pair, nullptr), StatusCode::kInvalidArgument,
+                 "another cache");
+  for (const Form& form :
+       {Form{.head_size = 128}, Form{.cache_dtype = KVCacheDType::kFp8E4M3},
+        Form{.cache_dtype = KVCacheDType::kInt8PerTokenHead}, Form{.format = KVCacheFormat::kDifferential}}) {
+    TwinCache other(form, 4, 3);
+    expect_refusal(cuda::swap_blocks(cache.on_device(), other.on_device(), pair, nullptr), StatusCode::kInvalidArgument,
+                   "destination: want a cache of the source's");
+    EXPECT_EQ(other.fetch(), other.host());
+  }
   EXPECT_EQ(cache.fetch(), cache.host());
 }
 
