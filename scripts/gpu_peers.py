@@ -8,6 +8,7 @@ shape. Rows that need several calls (differential attention) leave out what woul
 
 import statistics
 import sys
+import time
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +19,7 @@ BACKENDS = {"cuDNN": SDPBackend.CUDNN_ATTENTION, "FlashAttention-2": SDPBackend.
 FLUSH_BYTES = 256 << 20
 REPEATS, PREFILL_REPEATS = 31, 7
 WARM_UP = 3
+REST_SECONDS = 0.2  # as quire_gpu_bench, after what drew so much power that the clocks fell
 
 
 @dataclass
@@ -76,6 +78,8 @@ class Timer:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             work()
+        torch.cuda.synchronize()
+        time.sleep(REST_SECONDS)
         times = []
         for i in range(repeats + WARM_UP):
             self.dirt.fill_(i)

@@ -152,7 +152,7 @@ Result<double> best_grid(void* stream, const std::function<Status(int)>& launch)
   double best = 1e30;
   for (const int grid : {4, 8, 16, 64}) {
     QUIRE_ASSIGN_OR_RETURN(const double seconds, median_seconds(stream, [&] { return launch(grid); },
-                                                                {.min_seconds = 0.0, .min_repeats = 7}));
+                                                                {.min_seconds = 0.0, .min_repeats = 7, .rest_seconds = 0.0}));
     best = std::min(best, seconds);
   }
   return best;
@@ -166,13 +166,13 @@ Status measure_products(void* stream, const Context& device, const DeviceBuffer&
     return launched("matmul_kernel");
   };
   QUIRE_ASSIGN_OR_RETURN(const double products,
-                         median_seconds(stream, multiply, {.min_seconds = 0.0, .min_repeats = 9}));
+                         median_seconds(stream, multiply, {.min_seconds = 0.0, .min_repeats = 9, .rest_seconds = 0.0}));
   out.half_flops = 2.0 * 64 * 256 * 16 * kMatmulSteps * blocks(device, 2) / products;
   const auto add = [&] {
     fma_kernel<<<blocks(device, 4), kThreads, 0, native>>>(static_cast<const float*>(random.data()) + 256, sink);
     return launched("fma_kernel");
   };
-  QUIRE_ASSIGN_OR_RETURN(const double sums, median_seconds(stream, add, {.min_seconds = 0.0, .min_repeats = 5}));
+  QUIRE_ASSIGN_OR_RETURN(const double sums, median_seconds(stream, add, {.min_seconds = 0.0, .min_repeats = 5, .rest_seconds = 0.0}));
   out.float32_flops = 2.0 * 8 * kFmaSteps * kThreads * blocks(device, 4) / sums;
   return {};
 }

@@ -4,6 +4,8 @@
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
+#include <chrono>
+#include <thread>
 
 #include "cuda/context.h"
 #include "quire/cuda.h"
@@ -95,6 +97,7 @@ Result<std::vector<double>> time_graph(void* stream, const std::function<Status(
   QUIRE_ASSIGN_OR_RETURN(const DeviceBuffer dirt, DeviceBuffer::allocate(4 * cache_bytes));
   StopWatch watch;
   QUIRE_RETURN_IF_ERROR(watch.create());
+  std::this_thread::sleep_for(std::chrono::duration<double>(policy.rest_seconds));
   std::vector<double> seconds;
   double total = 0.0;
   int runs = 0;

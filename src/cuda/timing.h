@@ -55,6 +55,9 @@ struct TimingPolicy {
   double min_seconds = 0.1;  // replays go on until so much time was measured,
   std::int32_t min_repeats = 5;
   std::int32_t max_repeats = 200;
+  // Products draw so much power that the clocks fall, and stay low for a tenth of a second: what is bound by memory is
+  // 10 % slower then. So timings start with a rest.
+  double rest_seconds = 0.2;
 };
 
 // Seconds of each replay of a graph of `work`, by events, with four times the L2 cache written before each.
@@ -70,7 +73,7 @@ struct DeviceCeilings {
   double float32_flops = 0.0;   // multiply-adds outside of them
   double launch_seconds = 0.0;  // a graph of one empty kernel
 };
-// Takes about half a second and 8 GiB, or a third of the device's memory if that is less.
+// Takes about a second and 8 GiB, or a third of the device's memory if that is less.
 Result<DeviceCeilings> measure_ceilings(void* stream);
 
 }  // namespace quire::cuda
