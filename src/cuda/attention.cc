@@ -177,6 +177,20 @@ const DecodeKernel* choose_wide(const Call& call, const AttentionArgs& args, con
   return nullptr;
 }
 
+// The token kernel for a call, or null.
+const DecodeKernel* choose_token(const Call& call, const AttentionArgs& args, const Context& device) {
+  const KVSource& kv = args.kv;
+  const Variant& variant = args.variant;
+  const bool only_masks = variant.softcap == 0.0f && variant.alibi == AlibiKind::kNone && variant.tree.size == nullptr;
+  const bool has_page_tiles = kv.block_table != nullptr && kv.block_size >= 16 &&
+                              std::has_single_bit(static_cast<std::uint32_t>(kv.block_size));
+  if (device.major != 9 || kv.num_streams != 1 || dtype_bytes(kv.dtype) != 2 || !only_masks || !has_page_tiles)
+    return nullptr;
+  if (call.bounds.longest_query != 1 || group_size(args) > 8 || args.num_seqs > kMaxTokenSeqs) return nullptr;
+  return find_decode_kernel(
+      {.kv = kv.dtype, .head_size = kv.head_size, .head_size_v = kv.head_size_v, .one_token = true});
+}
+
 // The tile kernel on wgmma for a call, or null.
 const TileKernel* choose_wgmma(const AttentionArgs& args, const Context& device, TileChoice choice) {
   const bool suits = choice == TileChoice::kForTensors ? suits_wgmma(args) : choice == TileChoice::kWgmma;
@@ -204,6 +218,7 @@ void choose_decode(Call& call, const AttentionArgs& args, const Context& device,
   }
   if (choice != DecodeChoice::kPlain) {
     if (const DecodeKernel* wide = choose_wide(call, args, device, choice); wide != nullptr) kernel = wide;
+    if (const DecodeKernel* token = choose_token(call, args, device); token != nullptr) kernel = token;
   }
   if (kernel == nullptr || decode_shared_bytes(*kernel, args.num_seqs) > device.shared_bytes) return;
   const std::int32_t max_rows = 8 * kernel->key.row_tiles;
@@ -372,7 +387,7 @@ Status run(const AttentionArgs& args, Call& call, const RowTarget& target, std::
   if (call.decode != nullptr) {
     bind_stage(call.decode_stage, args, target, scratch, device);
     QUIRE_RETURN_IF_ERROR(launch_decode(*call.decode, call.decode_stage.split, stream));
-    QUIRE_RETURN_IF_ERROR(launch_combine(call.decode_stage.split, device, stream));
+    QUIRE_RETURN_IF_ERROR(call.decode->combine(call.decode_stage.split, device, stream));
   }
   if (call.tile != nullptr) {
     bind_stage(call.tile_stage, args, target, scratch, device);

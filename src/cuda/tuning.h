@@ -153,6 +153,9 @@ constexpr std::int32_t kWideKeys = 128 * 1024;
 // Keys that its work is cut into.
 constexpr int kWideUnitKeys = 16;
 
+// Requests of a batch that the token decode kernel takes at most: a warp keeps two a lane.
+constexpr int kMaxTokenSeqs = 64;
+
 // Requests that the decode kernel's table in shared memory has room for.
 constexpr int kMaxDecodeSeqs = 4096;
 

@@ -1,5 +1,6 @@
-// Generated attention cases on the device against the float64 reference: any shape, shapes of the fast kernels,
-// and prompts. QUIRE_PROPERTY_CASES sets their number (default 3,000 of each kind), QUIRE_PROPERTY_SEED the first seed.
+// Generated attention cases on the device against the float64 reference: any shape, shapes of the fast kernels, prompts
+// and batches of single tokens. QUIRE_PROPERTY_CASES sets their number (default 3,000 of each kind),
+// QUIRE_PROPERTY_SEED the first seed.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -105,6 +106,27 @@ CaseShape wide_shape(std::uint64_t seed) {
   return shape;
 }
 
+// A fast shape of one token a request and terms that only mask, as the token decode kernels take them.
+CaseShape token_shape(std::uint64_t seed) {
+  CaseShape shape = prompt_shape(seed);
+  Random random(seed ^ 0x70c3);
+  shape.block_size = random.pick({16, 16, 32, 64, 128, 8, 24});
+  shape.group_size = random.pick({1, 2, 4, 4, 4, 7, 8});
+  const std::size_t drawn = shape.requests.size();
+  const auto copies = static_cast<std::size_t>(random.pick({1, 1, 4, 16}));
+  for (std::size_t i = 0; drawn > 0 && i < drawn * copies && shape.requests.size() < 70; ++i) {
+    RequestShape request = shape.requests[i % drawn];
+    request.seq_len = random.between(1, 400);
+    shape.requests.push_back(request);
+  }
+  for (RequestShape& request : shape.requests) {
+    request.seq_len = std::max(request.seq_len, 1);
+    request.query_len = random.chance(0.95) ? 1 : 0;
+    request.tree_parents.clear();
+  }
+  return shape;
+}
+
 // `planned_keys`: what a plan for more than the batch says, if it is more.
 void check_case(const CaseShape& shape, KVSplits splits, std::int32_t planned_keys) {
   AttentionCase c(shape);
@@ -141,6 +163,7 @@ TEST_P(GpuProperty, AnyShapeEqualsFloat64) { run(random_shape); }
 TEST_P(GpuProperty, FastShapesEqualFloat64) { run(fast_shape); }
 TEST_P(GpuProperty, WideShapesEqualFloat64) { run(wide_shape, cuda::kWideKeys); }
 TEST_P(GpuProperty, PromptShapesEqualFloat64) { run(prompt_shape); }
+TEST_P(GpuProperty, TokenShapesEqualFloat64) { run(token_shape); }
 
 INSTANTIATE_TEST_SUITE_P(Shards, GpuProperty, ::testing::Range<std::uint64_t>(0, kShards));
 

@@ -32,9 +32,13 @@ __device__ inline void join_sink(float sink_logit, float& largest, float& sum, f
   largest = raised;
 }
 
+// A rehearsal stores nothing: it runs while a kernel waits, so that its code is near when it counts.
+enum class Pass : std::uint8_t { kRehearsal, kReal };
+
 // Divides by the sum, the sink included, applies the values' tensor scales and stores the row's log-sum-exp.
 template <int kN>
-__device__ void normalise_row(const AttentionArgs& args, std::int32_t token, std::int32_t q_head, RowState<kN>& row) {
+__device__ void normalise_row(const AttentionArgs& args, std::int32_t token, std::int32_t q_head, RowState<kN>& row,
+                              Pass pass = Pass::kReal) {
   const std::int32_t lane = static_cast<std::int32_t>(threadIdx.x % 32);
   float fade = 1.0f;
   if (args.variant.sinks != nullptr) join_sink(args.variant.sinks[q_head], row.largest, row.sum, fade);
@@ -46,7 +50,7 @@ __device__ void normalise_row(const AttentionArgs& args, std::int32_t token, std
     const std::int32_t part = args.kv.num_streams == 2 && d >= args.kv.head_size_v ? 1 : 0;
     row.values[i] = is_empty ? 0.0f : row.values[i] * (norm * args.kv.value[part].tensor_scale);
   }
-  if (args.lse != nullptr && lane == 0) {
+  if (args.lse != nullptr && lane == 0 && pass == Pass::kReal) {
     args.lse[q_head * args.lse_head_stride + token] = is_empty ? -INFINITY : (row.largest + log2f(row.sum)) * kLn2;
   }
 }
@@ -88,12 +92,12 @@ __device__ void store_row(const RowTarget& target, std::int64_t token, std::int6
 // `group` is the q_head, or the pair of q_heads; rows[s] is stream s.
 template <int kStreams, int kN>
 __device__ void finish_row(const SplitParams& params, std::int32_t token, std::int32_t group,
-                           RowState<kN> (&rows)[kStreams]) {
+                           RowState<kN> (&rows)[kStreams], Pass pass = Pass::kReal) {
   const AttentionArgs& args = params.args;
   const std::int32_t width = kStreams * args.kv.head_size_v;
 #pragma unroll
   for (int stream = 0; stream < kStreams; ++stream) {
-    normalise_row(args, token, group * kStreams + stream, rows[stream]);
+    normalise_row(args, token, group * kStreams + stream, rows[stream], pass);
   }
   float norm = 1.0f;
   const float* weight = nullptr;
@@ -116,7 +120,7 @@ __device__ void finish_row(const SplitParams& params, std::int32_t token, std::i
       rows[0].values[i] *= d < width ? norm * weight[d] : 0.0f;
     }
   }
-  store_row<kN>(params.target, token, group, width, rows[0].values);
+  store_row<kN>(params.target, token, group, pass == Pass::kReal ? width : 0, rows[0].values);
 }
 
 }  // namespace quire::cuda

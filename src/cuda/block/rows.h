@@ -27,10 +27,22 @@ __device__ inline std::int64_t max_seq_len(const KVSource& kv) {
   return kv.block_table == nullptr ? 0x7fffffff : kv.block_table_stride * kv.block_size;
 }
 
-__device__ inline SeqLengths seq_lengths(const AttentionArgs& args, std::int32_t seq, FaultRecord* record) {
-  const std::int32_t begin = args.query_start_loc[seq];
-  const std::int32_t end = args.query_start_loc[seq + 1];
-  const std::int32_t seq_len = args.seq_lens[seq];
+// What the batch says of one request, not checked yet.
+struct SeqWords {
+  std::int32_t query_begin = 0;
+  std::int32_t query_end = 0;
+  std::int32_t seq_len = 0;
+
+  __device__ static SeqWords of(const AttentionArgs& args, std::int32_t seq) {
+    return {args.query_start_loc[seq], args.query_start_loc[seq + 1], args.seq_lens[seq]};
+  }
+};
+
+__device__ inline SeqLengths check_lengths(const AttentionArgs& args, std::int32_t seq, const SeqWords& words,
+                                           FaultRecord* record) {
+  const std::int32_t begin = words.query_begin;
+  const std::int32_t end = words.query_end;
+  const std::int32_t seq_len = words.seq_len;
   if (begin < 0 || end < begin || end > args.num_tokens) {
     report(record, Fault::kQueryStart, seq, end < begin || begin < 0 ? begin : end, args.num_tokens);
     return {};
@@ -41,6 +53,10 @@ __device__ inline SeqLengths seq_lengths(const AttentionArgs& args, std::int32_t
     return {};
   }
   return {begin, end - begin, seq_len, true};
+}
+
+__device__ inline SeqLengths seq_lengths(const AttentionArgs& args, std::int32_t seq, FaultRecord* record) {
+  return check_lengths(args, seq, SeqWords::of(args, seq), record);
 }
 
 // The request that `token` belongs to, -1 for padding.

@@ -39,12 +39,12 @@ __device__ inline Terms split_terms(const AttentionArgs& args, std::int32_t seq)
   return terms;
 }
 
-// The row tile of an entry; num_units 0 where there is none.
+// A row tile of a request of these lengths; num_units 0 where there is none.
 __device__ inline TileRows tile_rows(const AttentionArgs& args, const ScheduleShape& shape, std::int32_t seq,
-                                     std::int32_t tile, FaultRecord* record) {
+                                     std::int32_t tile, const SeqLengths& lengths, FaultRecord* record) {
   TileRows rows;
   rows.seq = seq;
-  rows.lengths = seq_lengths(args, seq, record);
+  rows.lengths = lengths;
   const std::int64_t num_rows = static_cast<std::int64_t>(rows.lengths.query_len) * shape.group;
   if (!rows.lengths.valid || num_rows < shape.min_rows) return rows;
   if (shape.planned_rows > 0 && num_rows > shape.planned_rows) {
@@ -62,6 +62,11 @@ __device__ inline TileRows tile_rows(const AttentionArgs& args, const ScheduleSh
   const int unit_shift = 31 - __clz(shape.unit_keys);
   rows.num_units = max((rows.keys.end - begin + shape.unit_keys - 1) >> unit_shift, 1);
   return rows;
+}
+
+__device__ inline TileRows tile_rows(const AttentionArgs& args, const ScheduleShape& shape, std::int32_t seq,
+                                     std::int32_t tile, FaultRecord* record) {
+  return tile_rows(args, shape, seq, tile, seq_lengths(args, seq, record), record);
 }
 
 // Which row tile of which request an entry is; there may be no such tile.

@@ -6,9 +6,9 @@
 
 #include "core/checked.h"
 #include "cuda/block/finish.h"
-#include "cuda/block/schedule.h"
-#include "cuda/context.h"
+#include "cuda/block/partials.h"
 #include "cuda/kernel/combine.h"
+#include "cuda/kernel/launch_behind.h"
 #include "cuda/kernel/small.h"
 #include "cuda/ptx/dependent.h"
 
@@ -17,17 +17,6 @@ namespace {
 
 constexpr int kWarps = 8;
 constexpr int kSharedPartials = 4;  // above so many partials the warps of a block share a row
-
-// The partial results of a row tile, in ascending key order.
-struct Partials {
-  std::int32_t entry = 0;
-  std::int32_t count = 0;  // at most 1: nothing to fold
-  std::int32_t first_unit = 0;
-  std::int32_t first_group = 0;
-  std::int32_t total = 0;
-  bool at_group_begin = false;
-  bool single_units = false;  // fewer units than groups: every unit is a share of its own
-};
 
 // Whether a job is a row tile; else it is a group, and folds the row tile that the group begins and does not end.
 QUIRE_HD bool has_entry_jobs(const ScheduleShape& shape) {
@@ -41,19 +30,8 @@ __device__ Partials partials_of(const ScheduleShape& shape, const std::int32_t* 
     return {.entry = job, .count = table[job + 1] - begin, .first_unit = begin};
   }
   const std::int32_t total = table[shape.num_entries];
-  const bool single = total < shape.num_groups;
   if (has_entry_jobs(shape)) {
-    const std::int32_t begin = table[job];
-    const std::int32_t end = table[job + 1];
-    if (begin == end) return {};
-    const std::int32_t first = group_of_unit(begin, total, shape.num_groups);
-    return {.entry = job,
-            .count = single ? end - begin : group_of_unit(end - 1, total, shape.num_groups) - first + 1,
-            .first_unit = begin,
-            .first_group = first,
-            .total = total,
-            .at_group_begin = first_unit_of_group(first, total, shape.num_groups) == begin,
-            .single_units = single};
+    return partials_of_units(shape, job, {table[job], table[job + 1]}, total);
   }
   const std::int32_t group_begin = first_unit_of_group(job, total, shape.num_groups);
   const std::int32_t group_end = first_unit_of_group(job + 1, total, shape.num_groups);
@@ -63,23 +41,12 @@ __device__ Partials partials_of(const ScheduleShape& shape, const std::int32_t* 
   const std::int32_t end = table[entry + 1];
   if (end <= group_end || begin < group_begin) return {};
   return {.entry = entry,
-          .count = single ? end - begin : group_of_unit(end - 1, total, shape.num_groups) - job + 1,
+          .count = total < shape.num_groups ? end - begin : group_of_unit(end - 1, total, shape.num_groups) - job + 1,
           .first_unit = begin,
           .first_group = job,
           .total = total,
           .at_group_begin = group_begin == begin,
-          .single_units = single};
-}
-
-__device__ std::int64_t slot_of(const SplitParams& params, const Partials& partials, std::int32_t kv_head,
-                                std::int32_t i) {
-  const std::int32_t heads = params.args.kv.num_kv_heads;
-  if (params.shape.is_fixed()) return static_cast<std::int64_t>(partials.first_unit + i) * heads + kv_head;
-  const std::int32_t group = partials.single_units
-                                 ? group_of_unit(partials.first_unit + i, partials.total, params.shape.num_groups)
-                                 : partials.first_group + i;
-  const bool is_second = i == 0 && !partials.at_group_begin;
-  return 2 * (static_cast<std::int64_t>(group) * heads + kv_head) + (is_second ? 1 : 0);
+          .single_units = total < shape.num_groups};
 }
 
 constexpr int kAhead = 8;  // partial rows that a warp has under way
@@ -252,22 +219,12 @@ __global__ void __launch_bounds__(kWarps * 32) combine_kernel(const __grid_const
 Status launch_combine(const SplitParams& params, const Context& device, cudaStream_t stream) {
   const AttentionArgs& args = params.args;
   const std::int64_t jobs = has_entry_jobs(params.shape) ? params.shape.num_entries : params.shape.num_groups;
-  cudaLaunchAttribute overlap{};
-  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  overlap.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(jobs * args.kv.num_kv_heads), static_cast<unsigned>(params.combine_rows));
-  config.blockDim = dim3(kWarps * 32);
-  config.stream = stream;
-  config.attrs = &overlap;
-  config.numAttrs = device.major >= 9 ? 1 : 0;
   const auto kernel = args.kv.num_streams == 2     ? combine_kernel<2, 4>
                       : args.kv.head_size_v <= 128 ? combine_kernel<1, 4>
                                                    : combine_kernel<1, 8>;
-  // A block is placed beside those of the split kernel only if it asks for the same division of shared memory and L1.
-  QUIRE_CUDA_RETURN_IF_ERROR(
-      cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared));
-  return to_status(cudaLaunchKernelEx(&config, kernel, params), "combine_kernel");
+  return launch_behind(
+      dim3(static_cast<unsigned>(jobs * args.kv.num_kv_heads), static_cast<unsigned>(params.combine_rows)), kWarps * 32,
+      kernel, params, device, stream);
 }
 
 }  // namespace quire::cuda

@@ -8,4 +8,7 @@ namespace quire::cuda {
 
 Status launch_combine(const SplitParams& params, const Context& device, cudaStream_t stream);
 
+// The same behind a token decode kernel.
+Status launch_combine_tokens(const SplitParams& params, const Context& device, cudaStream_t stream);
+
 }  // namespace quire::cuda

@@ -8,9 +8,11 @@
 namespace quire::cuda {
 namespace {
 
-// Wide kernels are compiled where Hopper's machine code is.
-DecodeInstances wide_instances(DType kv) {
+// Wide and token kernels are compiled where Hopper's machine code is.
+DecodeInstances hopper_instances(DType kv) {
 #if defined(QUIRE_HAS_WGMMA)
+  if (kv == DType::kBFloat16) return decode_token_bf16();
+  if (kv == DType::kFloat16) return decode_token_f16();
   if (kv == DType::kFloat8E4M3) return decode_wide_e4m3();
   if (kv == DType::kInt8) return decode_wide_int8();
 #endif
@@ -21,7 +23,7 @@ DecodeInstances wide_instances(DType kv) {
 template <DType kKV>
 std::array<DecodeInstances, 8> instances() {
   return {decode_64<kKV>(),  decode_96<kKV>(),  decode_128<kKV>(),     decode_pairs<kKV>(),
-          decode_192<kKV>(), decode_256<kKV>(), decode_192_128<kKV>(), wide_instances(kKV)};
+          decode_192<kKV>(), decode_256<kKV>(), decode_192_128<kKV>(), hopper_instances(kKV)};
 }
 
 std::array<DecodeInstances, 8> instances_of(DType kv) {

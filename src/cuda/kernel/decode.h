@@ -1,8 +1,7 @@
 // The decode kernel's compiled instances, and their launch.
 #pragma once
 
-#include "cuda/context.h"
-#include "cuda/kernel/split.h"
+#include "cuda/kernel/combine.h"
 
 namespace quire::cuda {
 
@@ -17,6 +16,7 @@ struct DecodeKey {
   std::int32_t row_tiles = 1;
   std::int32_t heads = 1;      // kv heads of a block; more than 1: a wide kernel
   bool inline_scales = false;  // wide kernels: row scales follow their rows
+  bool one_token = false;      // token kernels
   friend bool operator==(const DecodeKey&, const DecodeKey&) = default;
 };
 
@@ -26,6 +26,8 @@ struct DecodeKernel {
   int blocks = 1;  // a multiprocessor
   int threads = 128;
   int shared_bytes = 0;  // without the table
+  // The launch of the kernel that folds its partial results.
+  Status (*combine)(const SplitParams& params, const Context& device, cudaStream_t stream) = launch_combine;
 };
 
 // Null if there is no such instance.

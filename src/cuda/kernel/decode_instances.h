@@ -25,6 +25,8 @@ DecodeInstances decode_192_128();
 template <DType kKV>
 DecodeInstances decode_256();
 
+DecodeInstances decode_token_bf16();
+DecodeInstances decode_token_f16();
 DecodeInstances decode_wide_e4m3();
 DecodeInstances decode_wide_int8();
 
