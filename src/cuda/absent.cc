@@ -48,6 +48,7 @@ Status CapturedGraph::replay(void*) const { return absent(); }
 Result<std::vector<double>> time_graph(void*, const std::function<Status()>&, const TimingPolicy&) { return absent(); }
 Result<double> time_copy(void*, std::int64_t, const TimingPolicy&) { return absent(); }
 Result<DeviceCeilings> measure_ceilings(void*) { return absent(); }
+Status read_through(const void*, std::size_t, void*) { return absent(); }
 
 Status check_available() { return absent(); }
 std::size_t attention_workspace_bytes(const AttentionArgs&, const AttentionPlan&, const Runtime&) { return 0; }

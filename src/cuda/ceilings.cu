@@ -38,7 +38,7 @@ __global__ void __launch_bounds__(kThreads) read_kernel(const uint4* from, std::
     for (int j = 0; j < 8; ++j) sum += v[j].x ^ v[j].y ^ v[j].z ^ v[j].w;
   }
   for (; i < count; i += stride) sum += from[i].x ^ from[i].y ^ from[i].z ^ from[i].w;
-  if (sum == 0x12345678u) *sink = sum;
+  if (sum == 0x12345678u && sink != nullptr) *sink = sum;
 }
 
 // Cost: `count` words read and written, four under way a thread. Bound by memory.
@@ -151,8 +151,9 @@ unsigned blocks(const Context& device, int per_multiprocessor) {
 Result<double> best_grid(void* stream, const std::function<Status(int)>& launch) {
   double best = 1e30;
   for (const int grid : {4, 8, 16, 64}) {
-    QUIRE_ASSIGN_OR_RETURN(const double seconds, median_seconds(stream, [&] { return launch(grid); },
-                                                                {.min_seconds = 0.0, .min_repeats = 7, .rest_seconds = 0.0}));
+    QUIRE_ASSIGN_OR_RETURN(const double seconds,
+                           median_seconds(stream, [&] { return launch(grid); },
+                                          {.min_seconds = 0.0, .min_repeats = 7, .rest_seconds = 0.0}));
     best = std::min(best, seconds);
   }
   return best;
@@ -172,12 +173,20 @@ Status measure_products(void* stream, const Context& device, const DeviceBuffer&
     fma_kernel<<<blocks(device, 4), kThreads, 0, native>>>(static_cast<const float*>(random.data()) + 256, sink);
     return launched("fma_kernel");
   };
-  QUIRE_ASSIGN_OR_RETURN(const double sums, median_seconds(stream, add, {.min_seconds = 0.0, .min_repeats = 5, .rest_seconds = 0.0}));
+  QUIRE_ASSIGN_OR_RETURN(const double sums,
+                         median_seconds(stream, add, {.min_seconds = 0.0, .min_repeats = 5, .rest_seconds = 0.0}));
   out.float32_flops = 2.0 * 8 * kFmaSteps * kThreads * blocks(device, 4) / sums;
   return {};
 }
 
 }  // namespace
+
+Status read_through(const void* data, std::size_t bytes, void* stream) {
+  QUIRE_ASSIGN_OR_RETURN(const Context* device, context());
+  read_kernel<<<blocks(*device, 8), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(
+      static_cast<const uint4*>(data), static_cast<std::int64_t>(bytes / 16), nullptr);
+  return launched("read_kernel");
+}
 
 Result<double> time_copy(void* stream, std::int64_t bytes, const TimingPolicy& policy) {
   QUIRE_ASSIGN_OR_RETURN(const Context* device, context());

@@ -95,6 +95,11 @@ Result<std::vector<double>> time_graph(void* stream, const std::function<Status(
   QUIRE_ASSIGN_OR_RETURN(const CapturedGraph graph, CapturedGraph::capture(stream, work));
   QUIRE_ASSIGN_OR_RETURN(const std::size_t cache_bytes, l2_bytes());
   QUIRE_ASSIGN_OR_RETURN(const DeviceBuffer dirt, DeviceBuffer::allocate(4 * cache_bytes));
+  DeviceBuffer clean;
+  if (policy.flush == Flush::kRead) {
+    QUIRE_ASSIGN_OR_RETURN(clean, DeviceBuffer::allocate(4 * cache_bytes));
+    QUIRE_RETURN_IF_ERROR(fill(clean.data(), 0, clean.size(), stream));
+  }
   StopWatch watch;
   QUIRE_RETURN_IF_ERROR(watch.create());
   std::this_thread::sleep_for(std::chrono::duration<double>(policy.rest_seconds));
@@ -107,6 +112,7 @@ Result<std::vector<double>> time_graph(void* stream, const std::function<Status(
   };
   while (!enough()) {
     QUIRE_RETURN_IF_ERROR(fill(dirt.data(), static_cast<unsigned char>(runs), dirt.size(), stream));
+    if (policy.flush == Flush::kRead) QUIRE_RETURN_IF_ERROR(read_through(clean.data(), clean.size(), stream));
     QUIRE_RETURN_IF_ERROR(watch.start(native(stream)));
     QUIRE_RETURN_IF_ERROR(graph.replay(stream));
     QUIRE_ASSIGN_OR_RETURN(const double elapsed, watch.stop(native(stream)));

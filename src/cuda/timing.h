@@ -1,6 +1,7 @@
 // Timing on a device, and what the device can do at best: for quire bench.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <utility>
@@ -51,6 +52,10 @@ class CapturedGraph {
   void* exec_ = nullptr;
 };
 
+// What the L2 cache holds when timed work begins: lines that are written back while the work runs, or lines that were
+// only read.
+enum class Flush : std::uint8_t { kWritten, kRead };
+
 struct TimingPolicy {
   double min_seconds = 0.1;  // replays go on until so much time was measured,
   std::int32_t min_repeats = 5;
@@ -58,13 +63,18 @@ struct TimingPolicy {
   // Products draw so much power that the clocks fall, and stay low for a tenth of a second: what is bound by memory is
   // 10 % slower then. So timings start with a rest.
   double rest_seconds = 0.2;
+  Flush flush = Flush::kWritten;
 };
 
-// Seconds of each replay of a graph of `work`, by events, with four times the L2 cache written before each.
+// Seconds of each replay of a graph of `work`, by events, with four times the L2 cache written (and as much read then,
+// for Flush::kRead) before each.
 Result<std::vector<double>> time_graph(void* stream, const std::function<Status()>& work, const TimingPolicy& policy);
 
 // Seconds that a copy kernel takes for `bytes` read and written together, timed as work is: the median.
 Result<double> time_copy(void* stream, std::int64_t bytes, const TimingPolicy& policy);
+
+// Reads `bytes` of device memory and does nothing with them.
+Status read_through(const void* data, std::size_t bytes, void* stream);
 
 struct DeviceCeilings {
   double read_bytes = 0.0;      // a second, read only
