@@ -303,6 +303,7 @@ void lay_out_tile(Call& call, const AttentionArgs& args, const Runtime& runtime,
   if (tiles <= kMaxSideBySide) {
     split.shape.tiles_per_seq = static_cast<std::int32_t>(tiles);
     split.shape.num_entries = split.shape.tiles_per_seq * args.num_seqs;
+    split.shape.planned_rows = split.shape.tiles_per_seq * split.shape.tokens_per_tile * group_size(args);
   }
   if (call.tile->uses_wgmma) call.tile_stage.entries = take(call, split.shape.num_entries * kTileEntryBytes);
   split.combine_rows = split.stream_rows / 4;

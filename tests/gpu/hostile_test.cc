@@ -7,6 +7,7 @@
 #include <limits>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/convert.h"
@@ -19,9 +20,9 @@ namespace quire::testing {
 namespace {
 
 constexpr std::size_t kArenaGuard = 64 * 1024;
-constexpr std::byte kUntouched{0xa5};
-constexpr std::int32_t kHostileSeqs = 3, kQueryHeads = 8, kRowSize = 64, kPageTokens = 16, kPages = 64,
-                       kTableWidth = 20;
+// What guards hold, in one run and in another: as keys and values the second are NaN in all floating-point formats.
+constexpr std::byte kUntouched{0xa5}, kNanBytes{0xff};
+constexpr std::int32_t kHostileSeqs = 3, kQueryHeads = 8, kPageTokens = 16, kPages = 64, kTableWidth = 20;
 constexpr std::int32_t kHostileLens[kHostileSeqs] = {300, 77, 120};
 
 void expect_fine(const Status& status) { ASSERT_TRUE(status.ok()) << status.to_string(); }
@@ -32,6 +33,7 @@ class Arena {
   std::size_t add(std::size_t bytes) {
     const std::size_t begin = image_.size() + kArenaGuard;
     image_.resize((begin + bytes + 255) / 256 * 256 + kArenaGuard, kUntouched);
+    arrays_.emplace_back(begin, bytes);
     return begin;
   }
   template <class T>
@@ -40,6 +42,14 @@ class Arena {
   }
   void* device(std::size_t offset) const { return memory_.bytes().data() + offset; }
   std::vector<std::byte>& image() { return image_; }
+  void fill_guards(std::byte value) {
+    std::size_t end = 0;
+    for (const auto& [begin, bytes] : arrays_) {
+      std::fill_n(image_.begin() + static_cast<std::ptrdiff_t>(end), begin - end, value);
+      end = begin + bytes;
+    }
+    std::fill(image_.begin() + static_cast<std::ptrdiff_t>(end), image_.end(), value);
+  }
   void send() {
     if (memory_.size() == 0) {
       Result<cuda::DeviceBuffer> buffer = cuda::DeviceBuffer::allocate(image_.size());
@@ -56,6 +66,7 @@ class Arena {
 
  private:
   std::vector<std::byte> image_;
+  std::vector<std::pair<std::size_t, std::size_t>> arrays_;  // first byte and size of each
   cuda::DeviceBuffer memory_;
 };
 
@@ -63,7 +74,8 @@ struct HostileSetup {
   std::string_view backend;
   std::int32_t query_len = 1;
   KVCacheDType cache_dtype = KVCacheDType::kAuto;
-  std::byte stale{0};  // what the cache holds where nobody has stored
+  std::byte stale{0};          // what the cache holds where nobody has stored
+  std::int32_t row_size = 64;  // 72 is the plain kernel's
 };
 
 // A layer with its metadata, built while everything was right.
@@ -79,15 +91,15 @@ class HostileLayer {
              .num_blocks = kPages,
              .block_size = kPageTokens,
              .num_kv_heads = kv_heads_,
-             .head_size = kRowSize,
-             .head_size_v = kRowSize};
+             .head_size = setup_.row_size,
+             .head_size_v = setup_.row_size};
     cache_bytes_ = static_cast<std::size_t>(kv_cache_bytes(spec_).value());
     cache = arena.add(cache_bytes_);
-    output_bytes_ = static_cast<std::size_t>(tokens() * kQueryHeads * kRowSize) * 2;
+    output_bytes_ = static_cast<std::size_t>(tokens() * kQueryHeads * setup_.row_size) * 2;
     output = arena.add(output_bytes_);
     query_ = arena.add(output_bytes_);
-    key_ = arena.add(static_cast<std::size_t>(tokens() * kv_heads_ * kRowSize) * 2);
-    value_ = arena.add(static_cast<std::size_t>(tokens() * kv_heads_ * kRowSize) * 2);
+    key_ = arena.add(static_cast<std::size_t>(tokens() * kv_heads_ * setup_.row_size) * 2);
+    value_ = arena.add(static_cast<std::size_t>(tokens() * kv_heads_ * setup_.row_size) * 2);
     starts = arena.add((kHostileSeqs + 1) * 4);
     lens = arena.add(kHostileSeqs * 4);
     table = arena.add(kHostileSeqs * kTableWidth * 4);
@@ -101,6 +113,12 @@ class HostileLayer {
 
   std::int64_t tokens() const { return std::int64_t{kHostileSeqs} * setup_.query_len; }
   std::size_t output_bytes() const { return output_bytes_; }
+  // Output rows of a request, out of what run() returns.
+  std::vector<std::byte> output_of(const std::vector<std::byte>& all, std::int32_t seq) const {
+    const std::size_t bytes = output_bytes_ / kHostileSeqs;
+    const auto begin = all.begin() + static_cast<std::ptrdiff_t>(output + static_cast<std::size_t>(seq) * bytes);
+    return {begin, begin + static_cast<std::ptrdiff_t>(bytes)};
+  }
 
   // Sends the arrays as they are on the host now, updates the cache and attends; what comes back is the arena.
   std::vector<std::byte> run(Status& fault) {
@@ -125,7 +143,7 @@ class HostileLayer {
     std::vector<std::int64_t> good(arena.host<std::int64_t>(slots), arena.host<std::int64_t>(slots) + tokens());
     for (std::int64_t& slot : good) slot = slot >= 0 && slot < std::int64_t{kPages} * kPageTokens ? slot : -1;
     const auto row = [&](std::size_t at) {
-      return make_tensor(arena.host<void>(at), DType::kBFloat16, {tokens(), kv_heads_, kRowSize}).value();
+      return make_tensor(arena.host<void>(at), DType::kBFloat16, {tokens(), kv_heads_, setup_.row_size}).value();
     };
     const KVSource source = bind_kv_cache(spec_, view_kv_cache(spec_, bytes.data()).value(), layer_.kv_scales).value();
     expect_fine(reshape_and_cache_flash(row(key_), row(value_), source,
@@ -145,13 +163,13 @@ class HostileLayer {
 
  private:
   TensorView rows(std::size_t at, std::int64_t heads) const {
-    return make_tensor(arena.device(at), DType::kBFloat16, {tokens(), heads, kRowSize}, kDevice).value();
+    return make_tensor(arena.device(at), DType::kBFloat16, {tokens(), heads, setup_.row_size}, kDevice).value();
   }
 
   void make_arrays() {
     Random random(23);
     for (const std::size_t at : {query_, key_, value_}) {
-      const std::int64_t count = tokens() * (at == query_ ? kQueryHeads : kv_heads_) * kRowSize;
+      const std::int64_t count = tokens() * (at == query_ ? kQueryHeads : kv_heads_) * setup_.row_size;
       for (std::int64_t i = 0; i < count; ++i) {
         store_from_float(arena.host<void>(at), DType::kBFloat16, i, static_cast<float>(2.0 * random.uniform() - 1.0));
       }
@@ -182,10 +200,10 @@ class HostileLayer {
   // Random rows at the slots that the requests' contexts have.
   void store_context(const std::vector<std::int64_t>& owned, Random& random) {
     const auto count = static_cast<std::int64_t>(owned.size());
-    std::vector<std::uint16_t> values(static_cast<std::size_t>(count * kv_heads_ * kRowSize));
+    std::vector<std::uint16_t> values(static_cast<std::size_t>(count * kv_heads_ * setup_.row_size));
     for (std::uint16_t& value : values) value = float_to_bf16(static_cast<float>(2.0 * random.uniform() - 1.0));
     std::vector<std::int64_t> mapping = owned;
-    const TensorView tensor = make_tensor(values.data(), DType::kBFloat16, {count, kv_heads_, kRowSize}).value();
+    const TensorView tensor = make_tensor(values.data(), DType::kBFloat16, {count, kv_heads_, setup_.row_size}).value();
     const KVSource source =
         bind_kv_cache(spec_, view_kv_cache(spec_, arena.host<void>(cache)).value(), layer_.kv_scales).value();
     expect_fine(
@@ -196,11 +214,11 @@ class HostileLayer {
     ImplConfig config;
     config.num_heads = kQueryHeads;
     config.num_kv_heads = kv_heads_;
-    config.head_size = kRowSize;
+    config.head_size = setup_.row_size;
     config.scale = 0.125f;
     config.kv_cache_dtype = setup_.cache_dtype;
     config.runtime = {.backplane = Backplane::kCuda};
-    const std::vector<float> lambda(kRowSize, 0.05f), norm(2 * kRowSize, 1.0f);
+    const std::vector<float> lambda(setup_.row_size, 0.05f), norm(2 * setup_.row_size, 1.0f);
     if (is_differential_) {
       config.differential = DifferentialConfig{};
       config.differential->lambda_q1 = config.differential->lambda_k1 = lambda;
@@ -213,7 +231,7 @@ class HostileLayer {
     BuilderConfig shapes;
     shapes.num_heads = kQueryHeads;
     shapes.num_kv_heads = kv_heads_;
-    shapes.head_size = shapes.head_size_v = kRowSize;
+    shapes.head_size = shapes.head_size_v = setup_.row_size;
     shapes.block_size = kPageTokens;
     shapes.num_blocks = kPages;
     shapes.runtime = config.runtime;
@@ -255,19 +273,23 @@ struct Poison {
   std::string_view array;
   std::int64_t index = 0;
   std::int64_t value = 0;
-  std::string_view fault;  // what the message has; empty: none
+  std::string_view fault;     // what the message has; empty: none
+  std::int32_t request = -1;  // the only one whose rows may change; -1: any may
+  bool is_longer = false;     // twice the tokens of the plan's longest request
 };
 
 constexpr Poison kPoisons[] = {
-    {"table", kTableWidth + 3, 1 << 30, "block_table[1]"},
-    {"table", 0, -5, "block_table[0]"},
-    {"table", 2 * kTableWidth + 1, kPages, "block_table[2]"},
-    {"table", 1, std::numeric_limits<std::int32_t>::min(), "block_table[0]"},
+    {"table", kTableWidth + 3, 1 << 30, "block_table[1]", 1},
+    {"table", 0, -5, "block_table[0]", 0},
+    {"table", 2 * kTableWidth + 1, kPages, "block_table[2]", 2},
+    {"table", 1, std::numeric_limits<std::int32_t>::min(), "block_table[0]", 0},
     {"lens", 1, 1 << 29, "seq_lens[1]"},
+    {"lens", 1, kTableWidth* kPageTokens + 1, "seq_lens[1]"},
     {"lens", 0, -1, "seq_lens[0]"},
+    {"starts", 1, 0, "query_start_loc[1]", -1, true},
     {"starts", 2, 1 << 20, "query_start_loc[1]"},
     {"starts", 1, -3, "query_start_loc"},
-    {"slots", 0, std::int64_t{kPages} * kPageTokens, "slot_mapping[0]"},
+    {"slots", 0, std::int64_t{kPages} * kPageTokens, "slot_mapping[0]", 0},
     {"slots", 1, std::int64_t{1} << 40, "slot_mapping[1]"},
     {"slots", 2, std::numeric_limits<std::int64_t>::max(), "slot_mapping[2]"},
     {"slots", 2, std::numeric_limits<std::int64_t>::min(), ""},
@@ -287,36 +309,62 @@ class GpuHostile : public ::testing::TestWithParam<const char*> {
         all.push_back({.backend = GetParam(), .query_len = query_len, .cache_dtype = dtype});
       }
     }
+    all.push_back({.backend = GetParam(), .query_len = 3, .row_size = 72});
     return all;
   }
 };
 
+void inject(HostileLayer& layer, const Poison& poison) {
+  if (poison.array == "slots") {
+    layer.arena.host<std::int64_t>(layer.slots)[poison.index] = poison.value;
+    return;
+  }
+  const std::size_t array = poison.array == "table" ? layer.table : poison.array == "lens" ? layer.lens : layer.starts;
+  layer.arena.host<std::int32_t>(array)[poison.index] = static_cast<std::int32_t>(poison.value);
+}
+
+void expect_fault(const Status& fault, const Poison& poison) {
+  if (poison.fault.empty()) {
+    EXPECT_TRUE(fault.ok()) << fault.to_string();
+    return;
+  }
+  EXPECT_EQ(fault.code(), StatusCode::kOutOfRange);
+  EXPECT_NE(fault.message().find(poison.fault), std::string::npos) << fault.message();
+}
+
+// Nothing outside is written or, as far as results tell, read: they are the same whatever lies there. A request whose
+// own metadata is right gets what it gets without the wrong number.
 TEST_P(GpuHostile, WrongMetadataTouchesNothingOutside) {
   for (const HostileSetup& setup : setups()) {
     HostileLayer layer(setup);
     const std::vector<std::byte> image = layer.arena.image();
+    Status fault;
+    const std::vector<std::byte> clean = layer.run(fault);
+    expect_fine(fault);
     for (const Poison& poison : kPoisons) {
+      if (poison.is_longer && setup.query_len == 3) continue;  // six tokens have room where three have
       const std::string what = std::string(setup.backend) + " " + std::string(kv_cache_dtype_name(setup.cache_dtype)) +
-                               " queries of " + std::to_string(setup.query_len) + ", " + std::string(poison.array) +
-                               "[" + std::to_string(poison.index) + "] = " + std::to_string(poison.value);
-      layer.arena.image() = image;
-      const std::size_t array = poison.array == "table"    ? layer.table
-                                : poison.array == "lens"   ? layer.lens
-                                : poison.array == "starts" ? layer.starts
-                                                           : layer.slots;
-      if (poison.array == "slots") {
-        layer.arena.host<std::int64_t>(array)[poison.index] = poison.value;
-      } else {
-        layer.arena.host<std::int32_t>(array)[poison.index] = static_cast<std::int32_t>(poison.value);
+                               " queries of " + std::to_string(setup.query_len) + ", rows of " +
+                               std::to_string(setup.row_size) + ", " + std::string(poison.array) + "[" +
+                               std::to_string(poison.index) + "] = " + std::to_string(poison.value);
+      SCOPED_TRACE(what);
+      std::vector<std::byte> outputs[2];
+      for (const std::byte guard : {kUntouched, kNanBytes}) {
+        layer.arena.image() = image;
+        layer.arena.fill_guards(guard);
+        inject(layer, poison);
+        const std::vector<std::byte> got = layer.run(fault);
+        layer.expect_intact(got, what);
+        expect_fault(fault, poison);
+        for (std::int32_t seq = 0; seq < kHostileSeqs; ++seq) {
+          const std::vector<std::byte> rows = layer.output_of(got, seq);
+          std::vector<std::byte>& all = outputs[guard == kUntouched ? 0 : 1];
+          all.insert(all.end(), rows.begin(), rows.end());
+          if (poison.request < 0 || poison.request == seq) continue;
+          EXPECT_EQ(rows, layer.output_of(clean, seq)) << "request " << seq;
+        }
       }
-      Status fault;
-      layer.expect_intact(layer.run(fault), what);
-      if (poison.fault.empty()) {
-        EXPECT_TRUE(fault.ok()) << what << ": " << fault.to_string();
-      } else {
-        EXPECT_EQ(fault.code(), StatusCode::kOutOfRange) << what;
-        EXPECT_NE(fault.message().find(poison.fault), std::string::npos) << what << ": " << fault.message();
-      }
+      EXPECT_EQ(outputs[0], outputs[1]) << "what lies outside changed a result";
     }
   }
 }
