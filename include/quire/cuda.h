@@ -84,7 +84,7 @@ Status rope_and_cache_flash(const RopeArgs& rope, const TensorView& key, const T
 // Pairs are host memory. Either side of a swap may be on the host: memory that is pinned is read and written in place
 // by one launch (for each 128 pairs), other memory is copied block by block.
 Status swap_blocks(const KVSource& source, const KVSource& destination, std::span<const BlockPair> pairs, void* stream);
-// Cycles of 128 blocks and more are kUnsupported.
+// Caches are on the device. Cycles of 128 blocks and more are kUnsupported.
 Status copy_blocks(std::span<const KVSource> caches, std::span<const BlockPair> pairs, void* stream);
 Status move_tokens(std::span<const KVSource> caches, std::span<const SlotPair> pairs, void* stream);
 Status reset_kv_scales(const KVSource& cache, void* stream);

@@ -142,7 +142,7 @@ struct Call {
 // before they are bound.
 enum class TileChoice { kForTensors, kWgmma, kMma };
 // The same for the decode kernel.
-enum class DecodeChoice { kForTensors, kWide, kPlain };
+enum class DecodeChoice { kForTensors, kWide, kNarrow };
 
 // Whether tokens hold their kv heads side by side, and what is copied at once is aligned to 16 bytes.
 bool fits_wide(const KVSource& kv, std::int64_t heads) {
@@ -216,7 +216,7 @@ void choose_decode(Call& call, const AttentionArgs& args, const Context& device,
     if (kernel != nullptr && call.bounds.longest_small * group_size(args) > 8 * row_tiles) break;
     kernel = found;
   }
-  if (choice != DecodeChoice::kPlain) {
+  if (choice != DecodeChoice::kNarrow) {
     if (const DecodeKernel* wide = choose_wide(call, args, device, choice); wide != nullptr) kernel = wide;
     if (const DecodeKernel* token = choose_token(call, args, device); token != nullptr) kernel = token;
   }
@@ -319,7 +319,7 @@ struct Choice {
 Call plan_call(const AttentionArgs& args, const AttentionPlan& plan, const Runtime& runtime, const Context& device,
                Choice choice = {}) {
   // With fixed splits it must not depend on the batch which kernel runs.
-  if (runtime.splits == KVSplits::kFixed) choice.decode = DecodeChoice::kPlain;
+  if (runtime.splits == KVSplits::kFixed) choice.decode = DecodeChoice::kNarrow;
   Call call;
   call.bounds = bounds_of(args, plan);
   if (fits_split(args)) {
@@ -406,7 +406,7 @@ std::size_t attention_workspace_bytes(const AttentionArgs& args, const Attention
   const Result<const Context*> device = context();
   if (!device.ok()) return 0;
   std::int64_t bytes = 0;
-  for (const DecodeChoice decode : {DecodeChoice::kWide, DecodeChoice::kPlain}) {
+  for (const DecodeChoice decode : {DecodeChoice::kWide, DecodeChoice::kNarrow}) {
     for (const TileChoice tile : {TileChoice::kWgmma, TileChoice::kMma}) {
       bytes = std::max(bytes, plan_call(args, plan, runtime, **device, {decode, tile}).bytes);
     }

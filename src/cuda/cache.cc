@@ -203,9 +203,22 @@ Status check_pair(const BlockPair& pair, std::size_t index, std::int64_t sources
   return check("destination", pair.destination, destinations);
 }
 
-Status check_on_device(const KVSource& cache) {
+Status check_on_device(const std::string& name, const KVSource& cache) {
   if (cache.device.type == DeviceType::kCuda) return {};
-  return invalid_argument("cache.device: want cuda, got " + device_name(cache.device));
+  return invalid_argument(name + ".device: want cuda, got " + device_name(cache.device));
+}
+
+// Caches on the device, and pairs of ids below what `size` says of a cache.
+template <class Pair, class Size>
+Status check_inside(std::span<const KVSource> caches, std::span<const Pair> pairs, Size&& size) {
+  for (std::size_t layer = 0; layer < caches.size(); ++layer) {
+    QUIRE_RETURN_IF_ERROR(check_on_device("caches[" + std::to_string(layer) + "]", caches[layer]));
+    const std::int64_t count = size(caches[layer]);
+    for (std::size_t i = 0; i < pairs.size(); ++i) {
+      QUIRE_RETURN_IF_ERROR(check_pair({pairs[i].source, pairs[i].destination}, i, count, count));
+    }
+  }
+  return {};
 }
 
 Status check_same_shape(const KVSource& source, const KVSource& destination) {
@@ -268,12 +281,7 @@ Status swap_blocks(const KVSource& source, const KVSource& destination, std::spa
 
 Status copy_blocks(std::span<const KVSource> caches, std::span<const BlockPair> pairs, void* stream) {
   QUIRE_ASSIGN_OR_RETURN(const std::vector<BlockPair> order, order_copies(pairs));
-  for (const KVSource& cache : caches) {
-    QUIRE_RETURN_IF_ERROR(check_on_device(cache));
-    for (std::size_t i = 0; i < pairs.size(); ++i) {
-      QUIRE_RETURN_IF_ERROR(check_pair(pairs[i], i, cache.num_blocks, cache.num_blocks));
-    }
-  }
+  QUIRE_RETURN_IF_ERROR(check_inside(caches, pairs, [](const KVSource& cache) { return cache.num_blocks; }));
   std::vector<UnitMove> moves;
   for (const BlockPair& pair : order) moves.push_back({pair.source, pair.destination});
   const Chains chains = chains_of(moves);
@@ -290,13 +298,8 @@ Status move_tokens(std::span<const KVSource> caches, std::span<const SlotPair> p
   for (const SlotPair& pair : pairs) {
     if (pair.source != pair.destination) moves.push_back({pair.source, pair.destination});
   }
-  for (const KVSource& cache : caches) {
-    QUIRE_RETURN_IF_ERROR(check_on_device(cache));
-    for (std::size_t i = 0; i < pairs.size(); ++i) {
-      const std::int64_t num_slots = cache.num_blocks * cache.block_size;
-      QUIRE_RETURN_IF_ERROR(check_pair({pairs[i].source, pairs[i].destination}, i, num_slots, num_slots));
-    }
-  }
+  const auto num_slots = [](const KVSource& cache) { return cache.num_blocks * cache.block_size; };
+  QUIRE_RETURN_IF_ERROR(check_inside(caches, pairs, num_slots));
   const Chains chains = chains_of(moves);
   for (const KVSource& cache : caches) {
     QUIRE_RETURN_IF_ERROR(
@@ -310,7 +313,7 @@ Status reset_kv_scales(const KVSource& cache, void* stream) {
     return invalid_argument("cache.num_streams: want 1 or 2, got " + std::to_string(cache.num_streams));
   }
   if (cache.key[0].scales == nullptr) return {};
-  QUIRE_RETURN_IF_ERROR(check_on_device(cache));
+  QUIRE_RETURN_IF_ERROR(check_on_device("cache", cache));
   return launch_reset_scales(cache, static_cast<cudaStream_t>(stream));
 }
 
