@@ -1,7 +1,8 @@
-# Examples (each one a program that ctest runs) and the micro benchmarks.
+# Examples (each one a program that ctest runs; the C API's is compiled as C99) and the micro benchmarks.
 quire_glob(quire_examples *.cc examples)
+quire_glob(quire_c_examples *.c examples)
 if(QUIRE_BUILD_EXAMPLES)
-  foreach(file IN LISTS quire_examples)
+  foreach(file IN LISTS quire_examples quire_c_examples)
     get_filename_component(stem ${file} NAME_WE)
     add_executable(example_${stem} ${file})
     quire_compile_options(example_${stem})
@@ -9,7 +10,7 @@ if(QUIRE_BUILD_EXAMPLES)
     if(QUIRE_HAS_ENGINE)
       target_link_libraries(example_${stem} PRIVATE quire_engine)
     endif()
-    set_target_properties(example_${stem} PROPERTIES OUTPUT_NAME ${stem}
+    set_target_properties(example_${stem} PROPERTIES OUTPUT_NAME ${stem} C_STANDARD 99 C_EXTENSIONS OFF LINKER_LANGUAGE CXX
                           RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/examples)
     if(QUIRE_BUILD_TESTS)
       add_test(NAME example.${stem} COMMAND example_${stem} WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
