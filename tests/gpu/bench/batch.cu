@@ -48,21 +48,6 @@ std::int64_t blocks_of(const Work& work, std::int32_t len) {
   return (static_cast<std::int64_t>(len) + work.block_size - 1) / work.block_size;
 }
 
-// Block 0 belongs to nobody.
-KVCacheSpec spec_of(const Work& work) {
-  KVCacheSpec spec{.format = work.format,
-                   .cache_dtype = work.cache,
-                   .model_dtype = DType::kBFloat16,
-                   .scales = work.scales,
-                   .num_blocks = 1,
-                   .block_size = work.block_size,
-                   .num_kv_heads = work.kv_heads,
-                   .head_size = work.head_size,
-                   .head_size_v = work.head_size_v};
-  for (const std::int32_t len : work.seq_lens) spec.num_blocks += blocks_of(work, len);
-  return spec;
-}
-
 std::int32_t query_len_of(const Work& work, std::int32_t seq_len) { return work.is_prefill ? seq_len : work.query_len; }
 
 }  // namespace
@@ -80,12 +65,18 @@ Result<T*> Batch::upload(const std::vector<T>& values) {
   return static_cast<T*>(data);
 }
 
-Result<std::int64_t> Batch::cache_bytes(const Work& work) { return kv_cache_bytes(spec_of(work)); }
-
-Status Batch::make_cache(const Work& work, void* const data) {
-  const KVCacheSpec spec = spec_of(work);
-  num_blocks_ = spec.num_blocks;
+Status Batch::make_cache(const Work& work) {
+  const KVCacheSpec spec{.format = work.format,
+                         .cache_dtype = work.cache,
+                         .model_dtype = DType::kBFloat16,
+                         .scales = work.scales,
+                         .num_blocks = num_blocks_,
+                         .block_size = work.block_size,
+                         .num_kv_heads = work.kv_heads,
+                         .head_size = work.head_size,
+                         .head_size_v = work.head_size_v};
   QUIRE_ASSIGN_OR_RETURN(const std::int64_t bytes, kv_cache_bytes(spec));
+  QUIRE_ASSIGN_OR_RETURN(void* const data, keep(static_cast<std::size_t>(bytes)));
   const bool narrow = is_quantized(work.cache);
   QUIRE_RETURN_IF_ERROR(
       fill(data, narrow ? bytes : bytes / 2, narrow ? Fill::kBytes : Fill::kBFloat16, runtime_.stream));
@@ -103,6 +94,7 @@ Status Batch::make_cache(const Work& work, void* const data) {
   return {};
 }
 
+// Block 0 belongs to nobody.
 Status Batch::make_metadata(const Work& work) {
   const std::size_t seqs = work.seq_lens.size();
   std::vector<std::int32_t> ids;
@@ -194,14 +186,15 @@ void Batch::count(const Work& work) {
   flops_ = pairs * work.q_heads * 2.0 * (work.head_size + streams * work.head_size_v);
 }
 
-Result<Batch> Batch::make(const Work& work, void* cache, void* stream) {
+Result<Batch> Batch::make(const Work& work, void* stream) {
   Batch batch;
   batch.runtime_ = {.backplane = Backplane::kCuda, .stream = stream, .splits = work.splits};
   for (const std::int32_t len : work.seq_lens) {
+    batch.num_blocks_ += blocks_of(work, len);
     batch.width_ = std::max(batch.width_, blocks_of(work, len));
     batch.starts_.push_back(batch.starts_.back() + query_len_of(work, len));
   }
-  QUIRE_RETURN_IF_ERROR(batch.make_cache(work, cache));
+  QUIRE_RETURN_IF_ERROR(batch.make_cache(work));
   QUIRE_RETURN_IF_ERROR(batch.make_metadata(work));
   QUIRE_RETURN_IF_ERROR(batch.make_rows(work));
   QUIRE_RETURN_IF_ERROR(batch.make_terms(work));

@@ -13,9 +13,7 @@ namespace quire::bench {
 
 class Batch {
  public:
-  // `cache` has room for cache_bytes(work) and outlives the batch.
-  static Result<Batch> make(const Work& work, void* cache, void* stream);
-  static Result<std::int64_t> cache_bytes(const Work& work);
+  static Result<Batch> make(const Work& work, void* stream);
 
   // One call, for graphs.
   Status run() const;
@@ -28,7 +26,7 @@ class Batch {
   Result<void*> keep(std::size_t bytes);
   template <class T>
   Result<T*> upload(const std::vector<T>& values);
-  Status make_cache(const Work& work, void* cache);
+  Status make_cache(const Work& work);
   Status make_metadata(const Work& work);
   Status make_rows(const Work& work);
   Status make_terms(const Work& work);
@@ -37,7 +35,7 @@ class Batch {
 
   std::vector<cuda::DeviceBuffer> owned_;
   std::vector<std::int32_t> starts_ = {0};
-  std::int64_t num_blocks_ = 0;
+  std::int64_t num_blocks_ = 1;
   std::int64_t width_ = 1;  // of the block table
   AttentionArgs args_;
   AttentionPlan plan_;

@@ -35,8 +35,8 @@ Result<double> median_us(const Batch& batch, void* stream, int repeats, cuda::Fl
   return 1e6 * seconds[seconds.size() / 2];
 }
 
-Result<Timing> time_work(const Work& work, void* cache, void* stream) {
-  QUIRE_ASSIGN_OR_RETURN(const Batch batch, Batch::make(work, cache, stream));
+Result<Timing> time_work(const Work& work, void* stream) {
+  QUIRE_ASSIGN_OR_RETURN(const Batch batch, Batch::make(work, stream));
   const int repeats = work.is_prefill ? kPrefillRepeats : kRepeats;
   Timing timing{.bytes = batch.bytes(), .flops = batch.flops()};
   QUIRE_ASSIGN_OR_RETURN(timing.us, median_us(batch, stream, repeats, cuda::Flush::kWritten));
@@ -80,22 +80,10 @@ class Judge {
   std::map<std::string, double, std::less<>> times_;
 };
 
-// One piece of memory for the caches of all rows, taken first and kept, as an engine does: where memory lies changes a
-// large row by 2 %.
-Result<cuda::DeviceBuffer> make_cache(const std::vector<Work>& rows) {
-  std::int64_t largest = 0;
-  for (const Work& work : rows) {
-    QUIRE_ASSIGN_OR_RETURN(const std::int64_t bytes, Batch::cache_bytes(work));
-    largest = std::max(largest, bytes);
-  }
-  return cuda::DeviceBuffer::allocate(static_cast<std::size_t>(largest));
-}
-
 Status run(const std::string& filter, const std::string& traces) {
   QUIRE_ASSIGN_OR_RETURN(const cuda::DeviceInfo info, cuda::device_info());
   QUIRE_ASSIGN_OR_RETURN(const cuda::Stream stream, cuda::Stream::create());
   QUIRE_ASSIGN_OR_RETURN(const std::vector<Work> rows, all_work(traces));
-  QUIRE_ASSIGN_OR_RETURN(const cuda::DeviceBuffer cache, make_cache(rows));
   QUIRE_ASSIGN_OR_RETURN(const cuda::DeviceCeilings ceilings, cuda::measure_ceilings(stream.get()));
   std::printf("%s, %d multiprocessors\n", info.name.c_str(), info.multiprocessors);
   std::printf("ceilings: read-only %.3f TB/s, copy %.3f TB/s (read + write), bf16 products %.0f TFLOP/s, ",
@@ -106,7 +94,7 @@ Status run(const std::string& filter, const std::string& traces) {
   Judge judge(ceilings.read_bytes);
   for (const Work& work : rows) {
     if (work.name.find(filter) == std::string::npos) continue;
-    QUIRE_ASSIGN_OR_RETURN(const Timing timing, time_work(work, cache.data(), stream.get()));
+    QUIRE_ASSIGN_OR_RETURN(const Timing timing, time_work(work, stream.get()));
     std::printf("| %-36s | %9.1f | %7.3f | %5.1f%% | %7.1f | %9.1f | %s | %.*s |\n", work.name.c_str(), timing.us,
                 timing.bytes / timing.us * 1e-6, 100.0 * judge.fraction(timing), timing.flops / timing.us * 1e-6,
                 timing.clean_us, judge.judge(work, timing).c_str(), static_cast<int>(work.reference.size()),
