@@ -19,6 +19,8 @@ namespace {
 
 constexpr std::int64_t kAlign = 256;
 constexpr std::int32_t kMaxSideBySide = 4;  // row tiles of a request
+constexpr std::int64_t kCombineWarps = 8;   // of a block of the combine kernel
+constexpr std::int64_t kCombineBlocks = 3;  // of it that a multiprocessor holds
 constexpr auto kFloatBytes = static_cast<std::int64_t>(sizeof(float));
 
 bool is_differential(const AttentionArgs& args) { return args.kv.num_streams == 2; }
@@ -308,6 +310,14 @@ void lay_out_tile(Call& call, const AttentionArgs& args, const Runtime& runtime,
   if (call.tile->uses_wgmma) call.tile_stage.entries = take(call, split.shape.num_entries * kTileEntryBytes);
   split.combine_rows = split.stream_rows / 4;
   lay_out(call, call.tile_stage, args, runtime, resident_blocks(device, call.tile->blocks, call.tile->shared_bytes));
+  if (runtime.splits == KVSplits::kFixed) return;  // folded in one way whatever the batch
+  // As many blocks as the device holds at a time, as most of them often have nothing to fold, and as rows need.
+  const std::int64_t rows =
+      std::min<std::int64_t>(call.bounds.longest_query * std::int64_t{split.shape.group}, split.stream_rows);
+  const std::int64_t jobs = std::min(split.shape.num_entries, split.shape.num_groups) * args.kv.num_kv_heads;
+  const std::int64_t most = rows <= split.combine_rows ? rows : ceil_div(rows, kCombineWarps);
+  split.combine_rows =
+      static_cast<std::int32_t>(std::clamp<std::int64_t>(kCombineBlocks * device.multiprocessors / jobs, 1, most));
 }
 
 // Which kernels a call may take.
