@@ -19,6 +19,7 @@ namespace {
 
 constexpr std::int64_t kAlign = 256;
 constexpr std::int32_t kMaxSideBySide = 4;  // row tiles of a request
+constexpr std::int32_t kTileUnits = 2;      // ScheduleShape::tile_units of prompts on wgmma
 constexpr std::int64_t kCombineWarps = 8;   // of a block of the combine kernel
 constexpr std::int64_t kCombineBlocks = 3;  // of it that a multiprocessor holds
 constexpr auto kFloatBytes = static_cast<std::int64_t>(sizeof(float));
@@ -306,6 +307,9 @@ void lay_out_tile(Call& call, const AttentionArgs& args, const Runtime& runtime,
     split.shape.tiles_per_seq = static_cast<std::int32_t>(tiles);
     split.shape.num_entries = split.shape.tiles_per_seq * args.num_seqs;
     split.shape.planned_rows = split.shape.tiles_per_seq * split.shape.tokens_per_tile * group_size(args);
+  }
+  if (call.tile->uses_wgmma && tiles > kMaxSideBySide && runtime.splits != KVSplits::kFixed) {
+    split.shape.tile_units = kTileUnits;
   }
   if (call.tile->uses_wgmma) call.tile_stage.entries = take(call, split.shape.num_entries * kTileEntryBytes);
   split.combine_rows = split.stream_rows / 4;

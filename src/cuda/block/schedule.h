@@ -60,7 +60,7 @@ __device__ inline TileRows tile_rows(const AttentionArgs& args, const ScheduleSh
   rows.keys = fold_clip(split_terms(args, seq), {0, rows.lengths.seq_len}, span);
   const std::int32_t begin = rows.keys.begin & -shape.unit_keys;
   const int unit_shift = 31 - __clz(shape.unit_keys);
-  rows.num_units = max((rows.keys.end - begin + shape.unit_keys - 1) >> unit_shift, 1);
+  rows.num_units = max((rows.keys.end - begin + shape.unit_keys - 1) >> unit_shift, 1) + shape.tile_units;
   return rows;
 }
 
@@ -180,7 +180,7 @@ struct Segment {
   TileRows rows;
   std::int32_t kv_head = 0;
   std::int32_t num_units = 0;
-  KeyRange keys;           // of the segment, begin a multiple of the unit or the tile
+  KeyRange keys;           // of the segment, begin a multiple of the unit or the tile; may be empty
   std::int32_t slot = -1;  // of the partial result; -1: the segment is whole and writes the output
 };
 
@@ -194,8 +194,10 @@ __device__ inline Segment cut_segment(const ScheduleShape& shape, std::int32_t n
   const std::int32_t num_units = max(rows.num_units, 1);
   const std::int32_t first = unit - first_unit;
   segment.num_units = shape.is_fixed() ? 1 : min(num_units - first, units_of_group.end - unit);
-  const std::int32_t begin = (rows.keys.begin & -shape.unit_keys) + first * shape.unit_keys;
-  segment.keys = {begin, min(begin + segment.num_units * shape.unit_keys, rows.keys.end)};
+  const std::int32_t begin = rows.keys.begin & -shape.unit_keys;
+  const std::int32_t end = first + segment.num_units - shape.tile_units;
+  segment.keys = {begin + max(first - shape.tile_units, 0) * shape.unit_keys,
+                  min(begin + max(end, 0) * shape.unit_keys, rows.keys.end)};
   if (segment.num_units < num_units) {
     segment.slot =
         shape.is_fixed() ? unit * num_kv_heads + segment.kv_head : 2 * worker + (unit == units_of_group.begin ? 0 : 1);

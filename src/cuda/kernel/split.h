@@ -25,6 +25,7 @@ struct ScheduleShape {
   // side by side and its keys and values come from memory once; else [seq, tile].
   std::int32_t tiles_per_seq = 0;
   std::int32_t unit_keys = kTileKeys;  // a power of two
+  std::int32_t tile_units = 0;         // what the start and end of a row tile take besides, so that shares are equal
   std::int32_t num_entries = 0;        // row tiles, unused ones included
   std::int32_t num_groups = 0;         // groups of num_kv_heads workers
   std::int32_t num_slots = 0;          // partial results that there is room for
