@@ -3,7 +3,7 @@
 
 namespace quire::cuda {
 
-// One instance of the tile kernel on wgmma: two warpgroups of 64 rows each, a warp that feeds them. Rows of Q, K and V
+// One instance of the tile kernel on wgmma: two warpgroups of 64 rows each, two warps that feed them. Rows of Q, K and V
 // lie in columns of 64 elements (128 bytes), eight rows of a column make an atom of 1024 bytes that is swizzled, as the
 // copy engine writes and wgmma reads it. Keys and values: [key / 8][column] atoms; queries: [column][row / 8].
 template <class Type, int kHeadSize, int kHeadSizeV>
@@ -25,8 +25,11 @@ struct WgmmaShape {
   static constexpr int kValueBytes = kKeys * kColumnsV * 128;
   static constexpr int kRoom = (226 * 1024 - kQueryBytes) / (kKeyBytes + kValueBytes);
   static constexpr int kStages = kRoom > 4 ? 4 : kRoom;
-  static constexpr int kBarrierBytes = 4 * kStages * 8;
-  static constexpr int kSharedBytes = kQueryBytes + kStages * (kKeyBytes + kValueBytes) + kBarrierBytes + 1024;
+  static constexpr int kSegments = 4;  // that the feeding warps are ahead of the others, at most
+  static constexpr int kSegmentBytes = kSegments * 48;
+  static constexpr int kBarrierBytes = (4 * kStages + 2 + 2 * kSegments) * 8;
+  static constexpr int kSharedBytes =
+      kQueryBytes + kStages * (kKeyBytes + kValueBytes) + kSegmentBytes + kBarrierBytes + 1024;
   static_assert(kStages >= 2);
 };
 

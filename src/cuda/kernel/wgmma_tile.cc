@@ -31,28 +31,54 @@ EncodeTensorMap encode_tensor_map() {
 // Rows of a page that one copy brings: the largest power of two that divides the block size, at most a stage.
 std::int32_t box_keys(const KVSource& kv, std::int32_t most) { return std::min(kv.block_size & -kv.block_size, most); }
 
-Status encode(CUtensorMap& map, const KVSource& kv, const KVRows& rows, std::int32_t size, std::int32_t keys) {
-  const auto bytes = static_cast<cuuint64_t>(dtype_bytes(kv.dtype));
-  const auto stride = [&](std::int64_t elements) { return static_cast<cuuint64_t>(elements) * bytes; };
-  const std::int64_t columns = (kv.num_kv_heads - 1) * (rows.head_stride / 64) + size / 64;
-  const cuuint64_t dims[] = {64, 8, static_cast<cuuint64_t>(columns), static_cast<cuuint64_t>(kv.block_size / 8),
-                             static_cast<cuuint64_t>(kv.num_blocks)};
-  const cuuint64_t strides[] = {stride(rows.token_stride), stride(64), stride(8 * rows.token_stride),
-                                stride(rows.page_stride)};
-  const cuuint32_t box[] = {64, 8, static_cast<cuuint32_t>(size / 64), static_cast<cuuint32_t>(keys / 8), 1};
+// A tensor map of 16-bit elements: five dimensions, the strides of all but the first in elements, a box of them.
+struct TensorMap {
+  void* data = nullptr;
+  DType dtype = DType::kBFloat16;
+  std::int64_t dims[5] = {};
+  std::int64_t strides[4] = {};
+  std::int64_t box[5] = {};
+};
+
+Status encode(CUtensorMap& map, const TensorMap& from) {
+  cuuint64_t dims[5];
+  cuuint64_t strides[4];
+  cuuint32_t box[5];
+  std::ranges::copy(from.dims, dims);
+  std::ranges::transform(from.strides, strides,
+                         [](std::int64_t elements) { return static_cast<cuuint64_t>(2 * elements); });
+  std::ranges::transform(from.box, box, [](std::int64_t size) { return static_cast<cuuint32_t>(size); });
   const cuuint32_t steps[] = {1, 1, 1, 1, 1};
   const CUresult result = encode_tensor_map()(
-      &map, kv.dtype == DType::kBFloat16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 5,
-      rows.data, dims, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+      &map, from.dtype == DType::kBFloat16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 5,
+      from.data, dims, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
       CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (result == CUDA_SUCCESS) return {};
   return internal_error("cuTensorMapEncodeTiled: error " + std::to_string(static_cast<int>(result)));
 }
 
+Status encode_rows(CUtensorMap& map, const KVSource& kv, const KVRows& rows, std::int32_t size, std::int32_t keys) {
+  const std::int64_t columns = (kv.num_kv_heads - 1) * (rows.head_stride / 64) + size / 64;
+  return encode(map, {.data = const_cast<void*>(static_cast<const void*>(rows.data)),
+                      .dtype = kv.dtype,
+                      .dims = {64, 8, columns, kv.block_size / 8, kv.num_blocks},
+                      .strides = {rows.token_stride, 64, 8 * rows.token_stride, rows.page_stride},
+                      .box = {64, 8, size / 64, keys / 8, 1}});
+}
+
+Status encode_queries(CUtensorMap& map, const AttentionArgs& args, const ScheduleShape& shape) {
+  return encode(map, {.data = const_cast<void*>(args.query),
+                      .dtype = args.query_dtype,
+                      .dims = {64, args.num_q_heads, args.num_tokens, args.kv.head_size / 64, 1},
+                      .strides = {args.query_head_stride, args.query_token_stride, 64, 64},
+                      .box = {64, shape.group, shape.tokens_per_tile, 1, 1}});
+}
+
 // Strides of a tensor map: multiples of 16 bytes, below 2^40; heads are whole columns apart.
+bool fits_stride(std::int64_t stride) { return stride > 0 && stride % 8 == 0 && stride < std::int64_t{1} << 39; }
+
 bool fits_tensor_map(const KVRows& rows) {
-  const auto fits = [](std::int64_t stride) { return stride > 0 && stride % 8 == 0 && stride < std::int64_t{1} << 39; };
-  return fits(rows.page_stride) && fits(rows.token_stride) && rows.head_stride % 64 == 0 &&
+  return fits_stride(rows.page_stride) && fits_stride(rows.token_stride) && rows.head_stride % 64 == 0 &&
          reinterpret_cast<std::uintptr_t>(rows.data) % 16 == 0;
 }
 
@@ -76,9 +102,9 @@ bool suits_wgmma(const AttentionArgs& args) {
                         (args.output_dtype == kv.dtype || args.output_dtype == DType::kFloat32) &&
                         args.output_block_scale == nullptr;
   return is_plain && !changes_logits && kv.block_size % 8 == 0 && fits_tensor_map(kv.key[0]) &&
-         fits_tensor_map(kv.value[0]) &&
-         is_aligned(args.query, args.query_dtype, args.query_token_stride, args.query_head_stride, 8) &&
-         is_aligned(args.output, args.output_dtype, args.output_token_stride, args.output_head_stride, 2) &&
+         fits_tensor_map(kv.value[0]) && fits_stride(args.query_token_stride) && fits_stride(args.query_head_stride) &&
+         reinterpret_cast<std::uintptr_t>(args.query) % 16 == 0 &&
+         is_aligned(args.output, args.output_dtype, args.output_token_stride, args.output_head_stride, 8) &&
          encode_tensor_map() != nullptr;
 }
 
@@ -101,20 +127,23 @@ Status launch_wgmma(const TileKernel& kernel, const SplitParams& split, cudaStre
   params.box_keys = box_keys(kv, 64);
   params.head_columns_k = static_cast<std::int32_t>(kv.key[0].head_stride / 64);
   params.head_columns_v = static_cast<std::int32_t>(kv.value[0].head_stride / 64);
-  QUIRE_RETURN_IF_ERROR(encode(params.keys, kv, kv.key[0], kv.head_size, params.box_keys));
-  QUIRE_RETURN_IF_ERROR(encode(params.values, kv, kv.value[0], kv.head_size_v, params.box_keys));
+  QUIRE_RETURN_IF_ERROR(encode_rows(params.keys, kv, kv.key[0], kv.head_size, params.box_keys));
+  QUIRE_RETURN_IF_ERROR(encode_rows(params.values, kv, kv.value[0], kv.head_size_v, params.box_keys));
+  QUIRE_RETURN_IF_ERROR(encode_queries(params.queries, split.args, split.shape));
   QUIRE_CUDA_RETURN_IF_ERROR(
       cudaFuncSetAttribute(kernel.function, cudaFuncAttributeMaxDynamicSharedMemorySize, kernel.shared_bytes));
-  cudaLaunchAttribute overlap{};
-  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  overlap.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchAttribute attributes[2] = {};
+  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[0].val.programmaticStreamSerializationAllowed = 1;
+  attributes[1].id = cudaLaunchAttributeClusterDimension;  // of two blocks near each other
+  attributes[1].val.clusterDim = {2, 1, 1};
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(static_cast<unsigned>(split.shape.num_groups * kv.num_kv_heads));
   config.blockDim = dim3(static_cast<unsigned>(kernel.threads));
   config.dynamicSmemBytes = static_cast<std::size_t>(kernel.shared_bytes);
   config.stream = stream;
-  config.attrs = &overlap;
-  config.numAttrs = 1;
+  config.attrs = attributes;
+  config.numAttrs = config.gridDim.x % 2 == 0 ? 2 : 1;
   void* arguments[] = {&params};
   return to_status(cudaLaunchKernelExC(&config, kernel.function, arguments), "wgmma_kernel");
 }

@@ -14,6 +14,8 @@ struct WgmmaParams {
   // box_keys rows of a head.
   CUtensorMap keys;
   CUtensorMap values;
+  // [1, columns of 64 elements, tokens, q_heads, 64 elements], read in boxes of a row tile's column.
+  CUtensorMap queries;
   SplitParams split;
   std::int32_t box_keys = 0;        // divides the block size
   std::int32_t head_columns_k = 0;  // from a head to the next

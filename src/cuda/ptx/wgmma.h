@@ -20,6 +20,11 @@ __device__ inline std::uint64_t matrix_descriptor(std::uint32_t shared, std::uin
          (static_cast<std::uint64_t>(next_columns >> 4) << 16) | ((shared & 0x3ffff) >> 4);
 }
 
+// The same matrix, `bytes` (a multiple of 16) further on.
+__device__ inline std::uint64_t moved(std::uint64_t descriptor, std::uint32_t bytes) {
+  return (descriptor & 0xffffffff00000000u) | (static_cast<std::uint32_t>(descriptor) + bytes / 16);
+}
+
 // Orders registers that were written before with the products that follow.
 __device__ inline void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 __device__ inline void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
