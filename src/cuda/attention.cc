@@ -19,7 +19,7 @@ namespace {
 
 constexpr std::int64_t kAlign = 256;
 constexpr std::int32_t kMaxSideBySide = 4;  // row tiles of a request
-constexpr std::int32_t kTileUnits = 2;      // ScheduleShape::tile_units of prompts on wgmma
+constexpr std::int32_t kTileUnits = 3;      // ScheduleShape::tile_units of prompts on wgmma
 constexpr std::int64_t kCombineWarps = 8;   // of a block of the combine kernel
 constexpr std::int64_t kCombineBlocks = 3;  // of it that a multiprocessor holds
 constexpr auto kFloatBytes = static_cast<std::int64_t>(sizeof(float));

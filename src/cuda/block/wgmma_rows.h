@@ -1,6 +1,8 @@
 // What a warpgroup of the wgmma tile kernel holds of its rows: which keys they see, their sums, and their softmax.
 #pragma once
 
+#include <climits>
+
 #include "cuda/block/wgmma_loader.h"
 #include "cuda/ptx/mma.h"
 
@@ -55,7 +57,9 @@ template <class Shape>
 struct WgmmaState {
   float values[Shape::kBlocksV][Shape::kBlockV / 2];
   float largest[2];
-  float sum[2][2];  // of a row, in two parts
+  float limit[2];         // products up to this need no other `largest`
+  bool has_plain_limits;  // none of the warp's is negative: they compare with products as integers do
+  float sum[2][2];        // of a row, in two parts
   std::uint32_t weights[Shape::kKeys / 16][4];
   WgmmaRow rows[2];
   bool knows_rows;
@@ -83,15 +87,17 @@ struct WgmmaCall {
   int group = 0;        // this warpgroup
   std::int32_t begin = 0;
   KeyRange keys;
+  KeyRange interior;
   bool takes_turns = false;  // both warpgroups have rows: one's softmax runs beside the other's products
 };
 
 template <class Shape>
 __device__ QUIRE_INLINE void clear(WgmmaState<Shape>& state) {
   state.knows_rows = false;
+  state.has_plain_limits = false;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    state.largest[half] = -INFINITY;
+    state.largest[half] = state.limit[half] = -INFINITY;
     state.sum[half][0] = state.sum[half][1] = 0.0f;
   }
 #pragma unroll
@@ -110,7 +116,7 @@ struct SeenKeys {
   // Found before the products start: calls would make them wait for each other.
   __device__ QUIRE_INLINE SeenKeys(const WgmmaCall& call, WgmmaState<Shape>& state, std::int32_t first) {
     const WgmmaSegment& segment = call.segment;
-    all = first >= segment.interior.begin && first + Shape::kKeys <= segment.interior.end;
+    all = first >= call.interior.begin && first + Shape::kKeys <= call.interior.end;
     if (all) return;
     if (!state.knows_rows) {
 #pragma unroll
@@ -156,33 +162,40 @@ struct SeenKeys {
 template <class Shape>
 __device__ QUIRE_INLINE bool raise_largest(float factor, WgmmaState<Shape>& state,
                                            const float (&scores)[Shape::kKeys / 2], float (&fade)[2]) {
-  float top[2][2] = {{-INFINITY, -INFINITY}, {-INFINITY, -INFINITY}};
-#pragma unroll
-  for (int n = 0; n < Shape::kKeys / 8; ++n) {
+  if (state.has_plain_limits) {
+    bool stays = true;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      float& part = top[half][n % 2];
-      part = fmaxf(part, fmaxf(scores[4 * n + 2 * half], scores[4 * n + 2 * half + 1]));
+      int top[2] = {INT_MIN, INT_MIN};
+#pragma unroll
+      for (int n = 0; n < Shape::kKeys / 8; ++n) {
+        const int i = 4 * n + 2 * half;
+        top[n % 2] = __vimax3_s32(top[n % 2], __float_as_int(scores[i]), __float_as_int(scores[i + 1]));
+      }
+      stays = stays && max(top[0], top[1]) <= __float_as_int(state.limit[half]);
     }
+    if (__all_sync(kFullWarp, stays)) return false;
   }
-  bool stays = true;
+  float top[2] = {-INFINITY, -INFINITY};
+#pragma unroll
+  for (int i = 0; i < Shape::kKeys / 2; ++i) top[i % 4 / 2] = fmaxf(top[i % 4 / 2], scores[i]);
+  if (__all_sync(kFullWarp, top[0] <= state.limit[0] && top[1] <= state.limit[1])) return false;
+  bool is_plain = true;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    top[half][0] = fmaxf(top[half][0], top[half][1]);
-    stays = stays && (top[half][0] - state.largest[half]) * factor <= kMostRise;
-  }
-  if (__all_sync(kFullWarp, stays)) return false;
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    float largest = top[half][0];
-    largest = fmaxf(largest, __shfl_xor_sync(kFullWarp, largest, 1));
-    largest = fmaxf(largest, __shfl_xor_sync(kFullWarp, largest, 2));
-    const float rise = (largest - state.largest[half]) * factor;  // not a number where nothing was seen yet
-    fade[half] = rise <= kMostRise ? 1.0f : ptx::exp2_fast(state.largest[half] == -INFINITY ? -INFINITY : -rise);
-    if (!(rise <= kMostRise)) state.largest[half] = largest;
+    top[half] = fmaxf(top[half], __shfl_xor_sync(kFullWarp, top[half], 1));
+    top[half] = fmaxf(top[half], __shfl_xor_sync(kFullWarp, top[half], 2));
+    fade[half] = 1.0f;
+    if (!(top[half] <= state.limit[half])) {
+      fade[half] = state.largest[half] == -INFINITY ? 0.0f : ptx::exp2_fast((state.largest[half] - top[half]) * factor);
+      state.largest[half] = top[half];
+      state.limit[half] = top[half] + kMostRise / factor;
+    }
     state.sum[half][0] *= fade[half];
     state.sum[half][1] *= fade[half];
+    is_plain = is_plain && state.limit[half] >= 0.0f;
   }
+  state.has_plain_limits = __all_sync(kFullWarp, is_plain);
   return true;
 }
 

@@ -189,6 +189,8 @@ __device__ QUIRE_INLINE void run_rows(const SplitParams& params, WgmmaShared<Sha
         .group = group,
         .begin = __shfl_sync(kFullWarp, segment.begin, 0),
         .keys = {__shfl_sync(kFullWarp, segment.keys.begin, 0), __shfl_sync(kFullWarp, segment.keys.end, 0)},
+        .interior = {__shfl_sync(kFullWarp, segment.interior.begin, 0),
+                     __shfl_sync(kFullWarp, segment.interior.end, 0)},
         .takes_turns = num_rows > 64};
     const bool has_rows = group * 64 < num_rows;
     const bool has_keys = call.begin < call.keys.end;
