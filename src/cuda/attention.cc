@@ -307,8 +307,7 @@ void lay_out_tile(Call& call, const AttentionArgs& args, const Runtime& runtime,
     split.shape.tiles_per_seq = static_cast<std::int32_t>(tiles);
     split.shape.num_entries = split.shape.tiles_per_seq * args.num_seqs;
     split.shape.planned_rows = split.shape.tiles_per_seq * split.shape.tokens_per_tile * group_size(args);
-  }
-  if (call.tile->uses_wgmma && tiles > kMaxSideBySide && runtime.splits != KVSplits::kFixed) {
+  } else if (call.tile->uses_wgmma && runtime.splits != KVSplits::kFixed) {
     split.shape.tile_units = kTileUnits;
   }
   if (call.tile->uses_wgmma) call.tile_stage.entries = take(call, split.shape.num_entries * kTileEntryBytes);
@@ -320,8 +319,8 @@ void lay_out_tile(Call& call, const AttentionArgs& args, const Runtime& runtime,
       std::min<std::int64_t>(call.bounds.longest_query * std::int64_t{split.shape.group}, split.stream_rows);
   const std::int64_t jobs = std::min(split.shape.num_entries, split.shape.num_groups) * args.kv.num_kv_heads;
   const std::int64_t most = rows <= split.combine_rows ? rows : ceil_div(rows, kCombineWarps);
-  split.combine_rows =
-      static_cast<std::int32_t>(std::clamp<std::int64_t>(kCombineBlocks * device.multiprocessors / jobs, 1, most));
+  const std::int64_t fitting = kCombineBlocks * device.multiprocessors / jobs;
+  split.combine_rows = static_cast<std::int32_t>(std::max<std::int64_t>(std::min(fitting, most), 1));
 }
 
 // Which kernels a call may take.
