@@ -9,7 +9,7 @@
    there are.
 
    Only C++ has: backends of one's own, paged_attention and cascade_attention on bare arguments, what derives batches
-   (local attention as virtual sequences, fast prefill, drafting levels), the block pool and the engine. */
+   (local attention as virtual sequences, fast prefill), the block pool and the engine. */
 #ifndef QUIRE_C_API_H
 #define QUIRE_C_API_H
 
@@ -237,6 +237,25 @@ typedef struct QuireLayeredCache {
   int32_t layer;
 } QuireLayeredCache;
 
+/* One level of drafting a tree: the rows that are run again and where their keys go. */
+typedef struct QuireDraftLevel {
+  const QuireTree* tree; /* in breadth-first order */
+  int32_t level;         /* from 0; its metadata is quire_build_for_drafting's with draft_index level + 1 */
+  int32_t num_reqs;
+  const int64_t* root_positions;  /* [num_reqs] position of each request's last accepted token */
+  const QuireTensor* block_table; /* int32 [num_reqs, blocks] on the host */
+  int32_t max_model_len;          /* a request whose tree would end beyond gets seq_len 1, positions 0 and slots -1 */
+  /* Written: */
+  int32_t* query_start_loc; /* [num_reqs + 1] */
+  int32_t* seq_lens;        /* [num_reqs] */
+  int64_t* positions;       /* [num_reqs * query_len] rotary positions */
+  int64_t* slot_mapping;    /* [num_reqs * query_len] */
+  size_t capacity;          /* rows of positions and slot_mapping; num_reqs times all drafts is always enough */
+  int32_t query_len;        /* rows a request: all drafts so far */
+  int32_t num_new_drafts;   /* the last of them, which are this level's */
+  int32_t max_seq_len;
+} QuireDraftLevel;
+
 /* What the order of a batch follows from. */
 typedef struct QuireReorder {
   int32_t num_reqs;
@@ -344,6 +363,8 @@ void quire_tree_destroy(QuireTree* tree);
 /* The parents of nodes 1, 2, ..., and the depths of all nodes: node i's rotary position is the root's + depths[i]. */
 int quire_tree_parents(const QuireTree* tree, int32_t* parents, size_t capacity, size_t* count);
 int quire_tree_depths(const QuireTree* tree, int32_t* depths, size_t capacity, size_t* count);
+/* Block size and count are the config's. QUIRE_RESOURCE_EXHAUSTED names the rows that there is no room for. */
+int quire_make_draft_level(const QuireLayerConfig* config, QuireDraftLevel* level);
 
 int quire_builder_create(const QuireBackend* backend, const QuireLayerConfig* config, QuireBuilder** builder);
 void quire_builder_destroy(QuireBuilder* builder);

@@ -263,6 +263,27 @@ Result<Batch> batch_of(const QuireBatch& from) {
   return out;
 }
 
+Result<DraftLevelInput> draft_input_of(const QuireLayerConfig& config, const QuireDraftLevel& from) {
+  QUIRE_RETURN_IF_ERROR(check_pointer(from.tree, "tree"));
+  if (from.num_reqs < 0) return invalid_argument("num_reqs: want >= 0, got " + std::to_string(from.num_reqs));
+  if (from.num_reqs > 0) {
+    QUIRE_RETURN_IF_ERROR(check_pointer(from.root_positions, "root_positions"));
+    QUIRE_RETURN_IF_ERROR(check_pointer(from.seq_lens, "seq_lens"));
+    QUIRE_RETURN_IF_ERROR(check_pointer(from.positions, "positions"));
+    QUIRE_RETURN_IF_ERROR(check_pointer(from.slot_mapping, "slot_mapping"));
+  }
+  QUIRE_RETURN_IF_ERROR(check_pointer(from.query_start_loc, "query_start_loc"));
+  DraftLevelInput input{.tree = &from.tree->tree,
+                        .level = from.level,
+                        .root_positions = {from.root_positions, static_cast<std::size_t>(from.num_reqs)},
+                        .block_table = {},
+                        .block_size = config.block_size,
+                        .num_blocks = config.num_blocks,
+                        .max_model_len = from.max_model_len};
+  QUIRE_ASSIGN_OR_RETURN(input.block_table, tensor_of(from.block_table, "block_table"));
+  return input;
+}
+
 Result<ReorderInput> reorder_input_of(const QuireReorder& from) {
   if (from.num_reqs < 0) return invalid_argument("num_reqs: want >= 0, got " + std::to_string(from.num_reqs));
   const auto num_reqs = static_cast<std::size_t>(from.num_reqs);

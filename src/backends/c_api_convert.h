@@ -8,6 +8,7 @@
 #include "quire/backend.h"
 #include "quire/c_api.h"
 #include "quire/ops.h"
+#include "quire/tree_draft.h"
 
 struct QuireTree {
   quire::TokenTree tree;
@@ -40,6 +41,8 @@ struct Batch {
   std::vector<const TokenTree*> trees;
 };
 Result<Batch> batch_of(const QuireBatch& from);
+// With pointers wherever the call writes.
+Result<DraftLevelInput> draft_input_of(const QuireLayerConfig& config, const QuireDraftLevel& from);
 Result<ReorderInput> reorder_input_of(const QuireReorder& from);
 // Null: all scales 1.
 Result<AttentionLayer> layer_of(const QuireScales* scales);

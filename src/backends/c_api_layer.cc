@@ -1,4 +1,6 @@
 // The C API's layers: token trees, metadata builders and their metadata, implementations.
+#include <algorithm>
+#include <string>
 #include <vector>
 
 #include "backends/c_api_handles.h"
@@ -31,6 +33,22 @@ int build_with(QuireBuilder* builder, const QuireBatch* batch, QuireMetadata** m
     *metadata = reinterpret_cast<QuireMetadata*>(new quire::AttentionMetadata(std::move(made)));
     return {};
   });
+}
+
+// Arrays that the caller lends for a level's.
+Status copy_level(const quire::DraftLevel& from, QuireDraftLevel& to) {
+  if (from.positions.size() > to.capacity) {
+    return quire::resource_exhausted("capacity: want " + std::to_string(from.positions.size()) + " rows, got " +
+                                     std::to_string(to.capacity));
+  }
+  std::copy(from.query_start_loc.begin(), from.query_start_loc.end(), to.query_start_loc);
+  std::copy(from.seq_lens.begin(), from.seq_lens.end(), to.seq_lens);
+  std::copy(from.positions.begin(), from.positions.end(), to.positions);
+  std::copy(from.slot_mapping.begin(), from.slot_mapping.end(), to.slot_mapping);
+  to.query_len = from.query_len;
+  to.num_new_drafts = from.num_new_drafts;
+  to.max_seq_len = from.max_seq_len;
+  return {};
 }
 
 using Part = const quire::AttentionMetadata* (quire::AttentionMetadata::*)() const;
@@ -87,6 +105,16 @@ int quire_tree_depths(const QuireTree* tree, int32_t* depths, size_t capacity, s
     out.write(static_cast<std::size_t>(tree->tree.size()),
               [&](std::size_t i) { return tree->tree.depth(static_cast<std::int32_t>(i)); });
     return {};
+  });
+}
+
+int quire_make_draft_level(const QuireLayerConfig* config, QuireDraftLevel* level) {
+  return guarded([&]() -> Status {
+    QUIRE_RETURN_IF_ERROR(check_pointer(config, "config"));
+    QUIRE_RETURN_IF_ERROR(check_pointer(level, "level"));
+    QUIRE_ASSIGN_OR_RETURN(const quire::DraftLevelInput input, draft_input_of(*config, *level));
+    QUIRE_ASSIGN_OR_RETURN(const quire::DraftLevel made, quire::make_draft_level(input));
+    return copy_level(made, *level);
   });
 }
 

@@ -1,6 +1,7 @@
 // The C API's batches, configurations, updates and moves: what they tell, and errors that name what is wrong.
 #include <gtest/gtest.h>
 
+#include "quire/tree_draft.h"
 #include "unit/backends/c_layer.h"
 
 namespace quire::test {
@@ -179,6 +180,60 @@ TEST(CApi, SlotsFollowTheBlockTable) {
                "block_table");
   expect_error(quire_compute_slot_mapping(&config, &batch.batch, nullptr, 6), QUIRE_INVALID_ARGUMENT,
                "slots: want a pointer");
+}
+
+TEST(CApi, DraftLevelsAreThoseOfCpp) {
+  const TokenTree own = TokenTree::parse("[(0,), (1,), (0, 0), (0, 1), (1, 0)]").value();
+  QuireTree* tree = nullptr;
+  ASSERT_EQ(quire_tree_parse("[(0,), (1,), (0, 0), (0, 1), (1, 0)]", &tree), QUIRE_OK);
+  const COwned<QuireTree> owner(tree);
+  QuireLayerConfig config = small_layer();
+  config.num_blocks = 8;
+  std::vector<std::int32_t> blocks = {3, 5, 1, 2}, starts(3, 77), lens(2, 77);
+  std::vector<std::int64_t> roots = {14, 30}, positions(4, 77), slots(4, 77);
+  const std::int64_t shape[2] = {2, 2};
+  QuireTensor table;
+  ASSERT_EQ(quire_tensor_init(&table, blocks.data(), QUIRE_INT32, shape, 2), QUIRE_OK);
+  const DraftLevel want = make_draft_level({.tree = &own,
+                                            .level = 0,
+                                            .root_positions = roots,
+                                            .block_table = make_tensor(blocks.data(), DType::kInt32, {2, 2}).value(),
+                                            .block_size = 16,
+                                            .num_blocks = 8,
+                                            .max_model_len = 32})
+                              .value();
+  QuireDraftLevel level{};
+  level.tree = tree;
+  level.num_reqs = 2;
+  level.root_positions = roots.data();
+  level.block_table = &table;
+  level.max_model_len = 32;
+  level.query_start_loc = starts.data();
+  level.seq_lens = lens.data();
+  level.positions = positions.data();
+  level.slot_mapping = slots.data();
+  level.capacity = 3;
+  expect_error(quire_make_draft_level(&config, &level), QUIRE_RESOURCE_EXHAUSTED, "capacity: want 4 rows, got 3");
+  EXPECT_EQ(positions, std::vector<std::int64_t>(4, 77));
+  level.capacity = 4;
+  ASSERT_EQ(quire_make_draft_level(&config, &level), QUIRE_OK) << quire_last_error();
+  EXPECT_EQ(starts, want.query_start_loc);
+  EXPECT_EQ(lens, want.seq_lens);
+  EXPECT_EQ(positions, want.positions);
+  EXPECT_EQ(slots, want.slot_mapping);
+  EXPECT_EQ(slots, (std::vector<std::int64_t>{63, 80, -1, -1}));
+  EXPECT_EQ(level.query_len, 2);
+  EXPECT_EQ(level.num_new_drafts, want.num_new_drafts);
+  EXPECT_EQ(level.max_seq_len, want.max_seq_len);
+  level.level = 1;
+  expect_error(quire_make_draft_level(&config, &level), QUIRE_OUT_OF_RANGE, "level: want a level that has children");
+  level.level = 0;
+  level.slot_mapping = nullptr;
+  expect_error(quire_make_draft_level(&config, &level), QUIRE_INVALID_ARGUMENT, "slot_mapping: want a pointer");
+  level.num_reqs = -1;
+  expect_error(quire_make_draft_level(&config, &level), QUIRE_INVALID_ARGUMENT, "num_reqs: want >= 0, got -1");
+  level.tree = nullptr;
+  expect_error(quire_make_draft_level(&config, &level), QUIRE_INVALID_ARGUMENT, "tree: want a pointer");
 }
 
 TEST(CApi, ConfigurationsAreJudgedByEveryField) {
