@@ -3,9 +3,9 @@
 
 namespace quire::cuda {
 
-// One instance of the tile kernel on wgmma: two warpgroups of 64 rows each, two warps that feed them. Rows of Q, K and V
-// lie in columns of 64 elements (128 bytes), eight rows of a column make an atom of 1024 bytes that is swizzled, as the
-// copy engine writes and wgmma reads it. Keys and values: [key / 8][column] atoms; queries: [column][row / 8].
+// One instance of the tile kernel on wgmma: two warpgroups of 64 rows each, two warps that feed them. Rows of Q, K and
+// V lie in columns of 64 elements (128 bytes), eight rows of a column make an atom of 1024 bytes that is swizzled, as
+// the copy engine writes and wgmma reads it. Keys and values: [key / 8][column] atoms; queries: [column][row / 8].
 template <class Type, int kHeadSize, int kHeadSizeV>
 struct WgmmaShape {
   using T = Type;
