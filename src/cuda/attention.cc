@@ -291,6 +291,12 @@ void lay_out_decode(Call& call, const AttentionArgs& args, const Runtime& runtim
   const std::int64_t jobs = std::min<std::int64_t>(split.shape.num_entries, split.shape.num_groups);
   if (runtime.splits != KVSplits::kFixed && jobs * args.kv.num_kv_heads >= device.multiprocessors / 2) {
     split.combine_rows = (split.combine_rows + 7) / 8;
+    // Beside a wide kernel a multiprocessor has room for one block: more would run after those that end last.
+    const std::int64_t blocks = jobs * args.kv.num_kv_heads * split.combine_rows;
+    while (call.decode->key.heads > 1 && args.kv.num_kv_heads % (2 * split.combine_heads) == 0 &&
+           blocks > device.multiprocessors * std::int64_t{split.combine_heads}) {
+      split.combine_heads *= 2;
+    }
   }
 }
 

@@ -87,8 +87,8 @@ struct WideShape {
   static constexpr int kBytes = 1;
   static constexpr bool kSharedQuery = false;
   static constexpr int kHeads = kNumHeads;
-  static constexpr int kKeys = 16;  // a stage
-  static constexpr int kWarps = kHeads;
+  static constexpr int kKeys = 16;                    // a stage
+  static constexpr int kThreads = (kHeads + 1) * 32;  // a warp a head, and one that loads
   static constexpr RowReads kReads = kInlineScales ? RowReads::kWords : RowReads::kChunks;
 
   static constexpr int kRowBytes = kHeadSize + (kInlineScales ? 4 : 0);
@@ -98,10 +98,9 @@ struct WideShape {
   static constexpr int kRowsBytes = 2 * kKeys * kPitchK;                 // of a stage
   static constexpr int kScaleRowBytes = kInlineScales ? 0 : kHeads * 4;  // of a token's separate scales
   static constexpr int kStageBytes = (kRowsBytes + 2 * kKeys * kScaleRowBytes + 127) / 128 * 128;
-  static constexpr int kBlocks = 16 / kHeads;
-  // With more under way, multiprocessors near the memory take more than their share, and the last ones end late (6 %).
-  static constexpr int kStages = 2;
-  static constexpr int kFirstTiles = 1536 * 1024 / kBlocks / kRowsBytes;  // as of DecodeShape, of a block
+  static constexpr int kBlocks = 8 / kHeads;
+  static constexpr int kStages = 4;
+  static constexpr int kFirstTiles = 1024 * 1024 / kBlocks / kRowsBytes;  // as of DecodeShape, of a block
   static constexpr int kBarrierBytes = 2 * kStages * 8;
   static constexpr int kMainBytes = kStages * kStageBytes + kBarrierBytes;
   static_assert(kHeadSize % 64 == 0 && kTokenBytes % 16 == 0);

@@ -113,6 +113,21 @@ TEST_F(GpuGuard, WideDecodeHasTheSameBitsInASecondRun) {
   for (std::int32_t row = 0; row < 2; ++row) EXPECT_EQ(first.row_bits(row), again.row_bits(row));
 }
 
+// So many parts that a block of the combine kernel folds those of several kv heads.
+TEST_F(GpuGuard, WideDecodeFoldsManyRequests) {
+  CaseShape shape = wide_shape();
+  shape.requests.clear();
+  for (std::uint32_t i = 0; i < 40; ++i) {
+    const auto seq_len = static_cast<std::int32_t>(1 + i * 97 % 500);
+    shape.requests.push_back({.content = i + 1, .query_len = 1, .seq_len = seq_len, .tree_parents = {}});
+  }
+  AttentionCase c(shape);
+  DeviceCase device(c, cuda::kWideKeys);
+  ASSERT_TRUE(device.run({.backplane = Backplane::kCuda}).ok());
+  const Comparison result = compare_tensor_cores_with_reference(c);
+  EXPECT_TRUE(result.ok()) << result.worst_ratio << " " << result.nmse << " " << result.worst_lse;
+}
+
 // A launch planned for long requests gives the right rows after the lengths on the device have become shorter.
 TEST_F(GpuGuard, ChangedLengthsAreReadFromTheDevice) {
   for (const std::int32_t query_len : {1, 40}) {

@@ -34,7 +34,7 @@ static __device__ const uint4 no_token[128] = {};
 
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
 
-// The tokens that a block's first warp loads next: lane l copies the key (l < 16) or the value of token l % 16, all
+// The tokens that a block's last warp loads next: lane l copies the key (l < 16) or the value of token l % 16, all
 // heads. Block ids of whole tiles are read 32 at a time, a lane a tile, as by LoadCursor.
 template <class Shape>
 struct WideLoader {
@@ -47,14 +47,14 @@ struct WideLoader {
   std::int32_t begin = 0;  // positions that may be read
   std::int32_t end = 0;
   std::int32_t seq = 0;
-  std::int32_t first_tiles = Shape::kFirstTiles;
   std::int32_t pages = -1;  // block table's entry of this lane's tile, or of its token where tiles are not of one page
   std::int32_t later = -1;  // of the 32 tiles after those
   int turn = 0;             // the next tile's lane
+  std::int32_t first_tiles = Shape::kFirstTiles;
 
-  // Starts the copies of the next tile, if there is one, as soon as its stage is empty.
+  // Starts the copies of the next tile, if there is one, as soon as its stage is empty; returns whether there was one.
   template <class Work>
-  __device__ QUIRE_INLINE void issue(const Work& work, std::int32_t worker) {
+  __device__ QUIRE_INLINE bool issue(const Work& work, std::int32_t worker) {
     while (next >= end && unit < work.units.end) {
       const Segment segment = work.segment(unit, worker);
       unit += segment.num_units;
@@ -65,7 +65,7 @@ struct WideLoader {
       turn = 0;
       pages = has_page_tiles() ? page_of_tile(0) : page_of_token();
     }
-    if (next >= end) return;
+    if (next >= end) return false;
     ptx::barrier_wait(ring.empty(), ring.phase ^ 1);
     std::int32_t page = pages;
     if (has_page_tiles()) page = __shfl_sync(kFullWarp, pages, turn);
@@ -75,13 +75,14 @@ struct WideLoader {
     next += Shape::kKeys;
     if (!has_page_tiles()) {
       pages = page_of_token();
-      return;
+      return true;
     }
     if (++turn == 16) later = page_of_tile(16);
     if (turn == 32) {
       pages = later;
       turn = 0;
     }
+    return true;
   }
 
  private:

@@ -144,9 +144,9 @@ __device__ void fold_warps(RowState<kN>& state, float* shared) {
   __syncthreads();
 }
 
-// Blocks (job and kv head, y): the rows of the job's row tile are dealt out over y. What depends on lengths only is
-// done before the split kernel has ended: it shares them with this kernel, and the table of long batches is either made
-// here or by a kernel before it.
+// Blocks (job and combine_heads kv heads, y): the rows of the job's row tile are dealt out over y. What depends on
+// lengths only is done before the split kernel has ended: it shares them with this kernel, and the table of long
+// batches is either made here or by a kernel before it.
 template <int kStreams, int kN>
 __global__ void __launch_bounds__(kWarps * 32) combine_kernel(const __grid_constant__ SplitParams params) {
   __shared__ float shared[kWarps * (32 * kN + 2)];
@@ -154,8 +154,9 @@ __global__ void __launch_bounds__(kWarps * 32) combine_kernel(const __grid_const
   __shared__ TileRecord records[kMaxRecords];
   const AttentionArgs& args = params.args;
   const ScheduleShape& shape = params.shape;
-  const auto job = static_cast<std::int32_t>(blockIdx.x) / args.kv.num_kv_heads;
-  const auto kv_head = static_cast<std::int32_t>(blockIdx.x) % args.kv.num_kv_heads;
+  const std::int32_t parts = args.kv.num_kv_heads / params.combine_heads;
+  const auto job = static_cast<std::int32_t>(blockIdx.x) / parts;
+  const auto first_head = static_cast<std::int32_t>(blockIdx.x) % parts * params.combine_heads;
   const std::int32_t* table = params.table;
   if (shape.tokens_per_tile == 0 || is_small(shape)) {
     if (shape.num_entries <= kMaxRecords) {
@@ -184,10 +185,11 @@ __global__ void __launch_bounds__(kWarps * 32) combine_kernel(const __grid_const
     num_rows = tile.num_tokens * shape.group;
   }
   const auto warp = static_cast<std::int32_t>(threadIdx.x / 32);
-  const bool sharing = partials.count > kSharedPartials && num_rows <= static_cast<std::int32_t>(gridDim.y);
-  Share share{.kv_head = kv_head, .first = sharing ? warp : 0, .step = sharing ? kWarps : 1};
+  const bool sharing =
+      partials.count > kSharedPartials && num_rows <= static_cast<std::int32_t>(gridDim.y) && params.combine_heads == 1;
+  Share share{.kv_head = first_head, .first = sharing ? warp : 0, .step = sharing ? kWarps : 1};
   const std::int32_t i_th = share.first + static_cast<std::int32_t>(threadIdx.x % 32) * share.step;
-  if (threadIdx.x % 32 < kAhead && i_th < partials.count) share.slot = slot_of(params, partials, kv_head, i_th);
+  if (threadIdx.x % 32 < kAhead && i_th < partials.count) share.slot = slot_of(params, partials, first_head, i_th);
   const auto y = static_cast<std::int32_t>(blockIdx.y);
   const auto blocks = static_cast<std::int32_t>(gridDim.y);
   const std::int32_t first_row = sharing ? y : y * kWarps + warp;
@@ -199,7 +201,13 @@ __global__ void __launch_bounds__(kWarps * 32) combine_kernel(const __grid_const
     partials.count = pass == 0 ? 0 : count;
     if (pass == 1) ptx::wait_for_primary();
 #pragma unroll 1
-    for (std::int32_t r = first_row; r < num_rows; r += sharing ? blocks : blocks * kWarps) {
+    for (std::int32_t i = first_row; i < num_rows * params.combine_heads; i += sharing ? blocks : blocks * kWarps) {
+      const std::int32_t kv_head = first_head + i / num_rows;
+      const std::int32_t r = i % num_rows;
+      if (kv_head != share.kv_head) {
+        share.kv_head = kv_head;
+        if (threadIdx.x % 32 < kAhead && i_th < count) share.slot = slot_of(params, partials, kv_head, i_th);
+      }
       RowState<kN> rows[kStreams];
 #pragma unroll
       for (int stream = 0; stream < kStreams; ++stream) {
@@ -222,9 +230,9 @@ Status launch_combine(const SplitParams& params, const Context& device, cudaStre
   const auto kernel = args.kv.num_streams == 2     ? combine_kernel<2, 4>
                       : args.kv.head_size_v <= 128 ? combine_kernel<1, 4>
                                                    : combine_kernel<1, 8>;
-  return launch_behind(
-      dim3(static_cast<unsigned>(jobs * args.kv.num_kv_heads), static_cast<unsigned>(params.combine_rows)), kWarps * 32,
-      kernel, params, device, stream);
+  return launch_behind(dim3(static_cast<unsigned>(jobs * (args.kv.num_kv_heads / params.combine_heads)),
+                            static_cast<unsigned>(params.combine_rows)),
+                       kWarps * 32, kernel, params, device, stream);
 }
 
 }  // namespace quire::cuda

@@ -3,8 +3,8 @@
 //
 // Cost: as of the decode kernel. What differs is how the memory is walked: rows of 128 bytes a kv head, read by blocks
 // of their own, reach 80 % of the memory's rate, since those blocks drift apart and a page of the memory is opened for
-// each. Here a block reads whole tokens (1 KB and more at a time) by bulk copies that its first warp issues, and each
-// warp takes one kv head of them; no results are folded inside a block.
+// each. Here a block reads whole tokens (1 KB and more at a time) by bulk copies that a warp of its own issues, and
+// each other warp takes one kv head of them; no results are folded inside a block.
 #pragma once
 
 #include "cuda/block/wide_loader.h"
@@ -109,22 +109,16 @@ __device__ QUIRE_INLINE void end_rows(const SplitParams& params, const Segment& 
 
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
 
-// A warp's head over all of the block's segments. The first warp refills each stage after its own use of it: the others
-// have most likely left it by then.
+// A warp's head over all of the block's segments. One lane tells that its warp has left a stage; racecheck, which does
+// not see that the others' reads came before, is content where all do.
 template <class Shape>
-__device__ QUIRE_INLINE void use_tokens(const DecodeWork& work, std::int32_t worker, WideLoader<Shape>& loader) {
+__device__ QUIRE_INLINE void use_tokens(const DecodeWork& work, std::int32_t worker, WideRing<Shape> ring) {
   const SplitParams& params = work.params;
-  const auto warp = static_cast<std::int32_t>(threadIdx.x / 32);
-  const auto head = static_cast<std::uint32_t>(warp);
-  WideRing<Shape> ring = loader.ring;
-  if (warp == 0) {
-#pragma unroll 1
-    for (int i = 0; i < Shape::kStages; ++i) loader.issue(work, worker);
-  }
+  const std::uint32_t head = threadIdx.x / 32;
   DecodeState<Shape> state;
 #pragma unroll 1
   for (std::int32_t unit = work.units.begin; unit < work.units.end;) {
-    const Segment segment = work.segment(unit, worker + warp);
+    const Segment segment = work.segment(unit, worker);
     const DecodeCall call = decode_call<Shape>(params, segment);
     load_queries<Shape>(params.args, segment, params.shape.group, nullptr, state);
     state.reset();
@@ -149,7 +143,6 @@ __device__ QUIRE_INLINE void use_tokens(const DecodeWork& work, std::int32_t wor
       __syncwarp();
       if (threadIdx.x % 32 == 0) ptx::barrier_arrive(ring.empty());
       ring.advance();
-      if (warp == 0) loader.issue(work, worker);
     }
     end_rows<Shape>(params, segment, state, call.scaled);
     unit += segment.num_units;
@@ -159,7 +152,7 @@ __device__ QUIRE_INLINE void use_tokens(const DecodeWork& work, std::int32_t wor
 #endif
 
 template <class Shape>
-__global__ void __launch_bounds__(Shape::kWarps * 32, Shape::kBlocks)
+__global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
     wide_decode_kernel(const __grid_constant__ SplitParams params) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   extern __shared__ __align__(128) std::byte wide_shared[];
@@ -179,10 +172,9 @@ __global__ void __launch_bounds__(Shape::kWarps * 32, Shape::kBlocks)
     ring = {ring.stages, ring.barriers};
     ptx::fence_barrier_init();
   }
-  build_table<Shape::kWarps * 32>(args, params.shape, table, scratch, records, params.record);
+  build_table<Shape::kThreads>(args, params.shape, table, scratch, records, params.record);
   if (blockIdx.x == 0 && params.shape.num_entries > kMaxRecords) {
-    for (std::int32_t i = static_cast<std::int32_t>(threadIdx.x); i <= params.shape.num_entries;
-         i += Shape::kWarps * 32) {
+    for (std::int32_t i = static_cast<std::int32_t>(threadIdx.x); i <= params.shape.num_entries; i += Shape::kThreads) {
       params.table[i] = table[i];
     }
   }
@@ -195,9 +187,17 @@ __global__ void __launch_bounds__(Shape::kWarps * 32, Shape::kBlocks)
                         records,
                         {first_unit_of_group(group, total, params.shape.num_groups),
                          first_unit_of_group(group + 1, total, params.shape.num_groups)}};
+  const std::int32_t worker = group * args.kv.num_kv_heads + first_head;
+  const int warp = __shfl_sync(kFullWarp, static_cast<int>(threadIdx.x / 32), 0);
+  if (warp < Shape::kHeads) {
+    use_tokens<Shape>(work, worker + warp, ring);
+    return;
+  }
   const bool is_key_lane = threadIdx.x % 32 < Shape::kKeys;
   WideLoader<Shape> loader{params, is_key_lane ? args.kv.key[0] : args.kv.value[0], first_head, ring, work.units.begin};
-  use_tokens<Shape>(work, group * args.kv.num_kv_heads + first_head, loader);
+#pragma unroll 1
+  while (loader.issue(work, worker)) {
+  }
 #endif
 }
 

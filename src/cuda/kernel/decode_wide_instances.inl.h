@@ -15,7 +15,7 @@ DecodeKernel wide_entry() {
                   .inline_scales = kInlineScales<Shape>},
           .function = reinterpret_cast<const void*>(&wide_decode_kernel<Shape>),
           .blocks = Shape::kBlocks,
-          .threads = Shape::kWarps * 32,
+          .threads = Shape::kThreads,
           .shared_bytes = Shape::kMainBytes};
 }
 

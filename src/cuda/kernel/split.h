@@ -46,10 +46,11 @@ struct SplitParams {
   std::int32_t* table = nullptr;     // [num_entries + 1] units before each entry
   TileRows* entries = nullptr;       // [num_entries] what they are; kernels with records of their own have none
   std::int32_t slot_rows = 0;
-  std::int32_t stream_rows = 0;   // rows of a stream in a slot
-  std::int32_t combine_rows = 1;  // rows of a tile that the combine kernel folds side by side
-  std::int32_t block_shift = -1;  // log2 of the block size where it is a power of two
-  bool narrow_rows = false;       // rows of the cache are aligned to 4 bytes, not to 16
+  std::int32_t stream_rows = 0;    // rows of a stream in a slot
+  std::int32_t combine_rows = 1;   // rows of a tile that the combine kernel folds side by side
+  std::int32_t combine_heads = 1;  // kv heads that its block folds
+  std::int32_t block_shift = -1;   // log2 of the block size where it is a power of two
+  bool narrow_rows = false;        // rows of the cache are aligned to 4 bytes, not to 16
   // 16 or 32 where row scales follow their rows and tokens and pages are whole multiples of it apart; else 0.
   std::int32_t inline_unit = 0;
 };
