@@ -117,9 +117,8 @@ TEST_F(GpuGuard, WideDecodeHasTheSameBitsInASecondRun) {
 TEST_F(GpuGuard, WideDecodeFoldsManyRequests) {
   CaseShape shape = wide_shape();
   shape.requests.clear();
-  for (std::uint32_t i = 0; i < 40; ++i) {
-    const auto seq_len = static_cast<std::int32_t>(1 + i * 97 % 500);
-    shape.requests.push_back({.content = i + 1, .query_len = 1, .seq_len = seq_len, .tree_parents = {}});
+  for (std::int32_t i = 0; i < 40; ++i) {
+    shape.requests.push_back({.content = i + 1, .query_len = 1, .seq_len = 1 + i * 97 % 500, .tree_parents = {}});
   }
   AttentionCase c(shape);
   DeviceCase device(c, cuda::kWideKeys);
