@@ -462,7 +462,6 @@ __global__ void __launch_bounds__(kThreads) packed_store_kernel(const __grid_con
 }
 
 constexpr std::int64_t kManyTokens = 2048;  // enough for every multiprocessor with several heads a team
-constexpr int kManyQueryRows = 4;
 
 template <class Source, class Codec, bool kRotates, int kQueryRows, int kRows>
 void launch_rows(const PackedParams& params, cudaStream_t stream) {
@@ -476,10 +475,11 @@ void launch_rows(const PackedParams& params, cudaStream_t stream) {
 
 template <class Source, class Codec, bool kRotates>
 void launch_codec(const PackedParams& params, cudaStream_t stream) {
-  if constexpr (kRotates || Codec::kScale != ScaleKind::kNone) {
+  // Not for float32: it is rare, and took the compiler longest.
+  if constexpr (sizeof(typename Source::Code) == 2 && (kRotates || Codec::kScale != ScaleKind::kNone)) {
     if (params.base.num_tokens() >= kManyTokens) {
       constexpr int kManyRows = kRotates ? 4 : 2;  // of keys and values; where nothing is converted one row is faster
-      return launch_rows<Source, Codec, kRotates, kManyQueryRows, kManyRows>(params, stream);
+      return launch_rows<Source, Codec, kRotates, kManyRows, kManyRows>(params, stream);
     }
   }
   launch_rows<Source, Codec, kRotates, 1, 1>(params, stream);

@@ -1,8 +1,0 @@
-// The decode instances of head size 192 with values of 128 for caches that store float8_e4m3.
-#include "cuda/kernel/decode_instances.inl.h"
-
-namespace quire::cuda {
-
-template DecodeInstances decode_192_128<DType::kFloat8E4M3>();
-
-}  // namespace quire::cuda
