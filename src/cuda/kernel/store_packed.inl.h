@@ -20,8 +20,7 @@
 namespace quire::cuda {
 namespace packed {
 
-constexpr int kThreads = 128;
-constexpr int kPack = 8;
+constexpr int kThreads = 128, kPack = 8;
 
 template <class Code>
 struct alignas(sizeof(Code) * kPack > 16 ? 16 : sizeof(Code) * kPack) Pack {
