@@ -218,6 +218,9 @@ class AttentionBackend {
   virtual Result<std::unique_ptr<AttentionMetadataBuilder>> make_builder(const BuilderConfig& config) const = 0;
 };
 
+// What the device reads fastest of the layouts that the backend has.
+KVCacheLayout fastest_kv_cache_layout(const AttentionBackend& backend, Backplane backplane);
+
 // The capability table as data: one row a capability, the same rows in the same order for every backend.
 struct Capability {
   std::string_view name;

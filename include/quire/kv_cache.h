@@ -40,9 +40,9 @@ bool is_quantized(KVCacheDType dtype);
 enum class KVCacheLayout : std::uint8_t { kNHD, kHND };
 std::string_view kv_cache_layout_name(KVCacheLayout layout);
 Result<KVCacheLayout> parse_kv_cache_layout(std::string_view name);
-// The layout that QUIRE_KV_CACHE_LAYOUT names (VLLM_KV_CACHE_LAYOUT is honoured too), else NHD; a wrong name is an
-// error.
-Result<KVCacheLayout> default_kv_cache_layout();
+// The layout that QUIRE_KV_CACHE_LAYOUT names (VLLM_KV_CACHE_LAYOUT is honoured too), else `otherwise`; a wrong name is
+// an error.
+Result<KVCacheLayout> default_kv_cache_layout(KVCacheLayout otherwise = KVCacheLayout::kNHD);
 
 // The logical shapes of the five backends (B blocks, bs tokens a block, H kv heads, D head size).
 enum class KVCacheFormat : std::uint8_t {

@@ -147,7 +147,7 @@ Result<KVCacheLayout> parse_kv_cache_layout(std::string_view name) {
   return invalid_argument("kv_cache_layout: want NHD or HND, got '" + std::string(name) + "'");
 }
 
-Result<KVCacheLayout> default_kv_cache_layout() {
+Result<KVCacheLayout> default_kv_cache_layout(KVCacheLayout otherwise) {
   for (const char* variable : kLayoutVariables) {
     const char* value = std::getenv(variable);
     if (value == nullptr || *value == '\0') continue;
@@ -155,7 +155,7 @@ Result<KVCacheLayout> default_kv_cache_layout() {
     if (!layout.ok()) return invalid_argument(std::string(variable) + ": want NHD or HND, got '" + value + "'");
     return layout;
   }
-  return KVCacheLayout::kNHD;
+  return otherwise;
 }
 
 Result<KVShape> kv_shape(const KVCacheSpec& spec) {

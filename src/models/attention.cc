@@ -60,6 +60,10 @@ Status PagedAttention::choose_backend(const AttentionLayerSpec& spec) {
   config.backplane = options_.runtime.backplane;
   const std::string_view name = backend_ != nullptr ? backend_->name() : std::string_view(options_.backend);
   QUIRE_ASSIGN_OR_RETURN(const BackendSelection selection, select_backend(config, name));
+  if (backend_ == nullptr) {
+    QUIRE_ASSIGN_OR_RETURN(layout_,
+                           default_kv_cache_layout(fastest_kv_cache_layout(*selection.backend, config.backplane)));
+  }
   backend_ = selection.backend;
   return {};
 }
@@ -108,13 +112,13 @@ Result<std::int32_t> PagedAttention::add_layer(const AttentionLayerSpec& spec) {
   config.sinks = layer.spec.sinks;
   if (spec.differential) config.differential = differential_config(*layer.spec.differential);
   config.dtype = options_.dtype;
-  config.layout = options_.layout;
+  config.layout = layout_;
   config.block_size = options_.block_size;
   config.runtime = options_.runtime;
   if (spec.shared_with >= 0) config.kv_sharing_target_layer_name = "layer " + std::to_string(spec.shared_with);
   QUIRE_ASSIGN_OR_RETURN(layer.impl, backend_->make_impl(config));
   layer.cache_spec = {.format = backend_->kv_cache_format(),
-                      .layout = options_.layout,
+                      .layout = layout_,
                       .cache_dtype = options_.kv_cache_dtype,
                       .model_dtype = options_.dtype,
                       .num_blocks = 1,

@@ -20,7 +20,6 @@ struct AttentionOptions {
   std::string backend = {};  // empty: the first that can run the layers
   DType dtype = DType::kFloat32;
   KVCacheDType kv_cache_dtype = KVCacheDType::kAuto;
-  KVCacheLayout layout = KVCacheLayout::kNHD;
   std::int32_t block_size = 16;
   Runtime runtime = {};
 };
@@ -111,6 +110,7 @@ class PagedAttention {
 
   AttentionOptions options_;
   const AttentionBackend* backend_ = nullptr;
+  KVCacheLayout layout_ = KVCacheLayout::kNHD;  // as the environment says, else what the device reads fastest
   std::vector<Layer> layers_;
   std::vector<Group> groups_;
   std::int64_t num_blocks_ = 0;

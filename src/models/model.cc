@@ -49,7 +49,6 @@ AttentionOptions attention_options(const LoadContext& context, std::string_view 
   return {.backend = options.backend.empty() ? std::string(preferred_backend) : options.backend,
           .dtype = context.compute,
           .kv_cache_dtype = options.kv_cache_dtype,
-          .layout = options.layout,
           .block_size = options.block_size,
           .runtime = options.runtime};
 }

@@ -22,7 +22,6 @@ struct ModelOptions {
   std::string backend = {};         // empty: as the family and the selector decide
   std::optional<DType> dtype = {};  // of linear layers and attention: float32 or bfloat16; none: the checkpoint's
   KVCacheDType kv_cache_dtype = KVCacheDType::kAuto;
-  KVCacheLayout layout = KVCacheLayout::kNHD;
   std::int32_t block_size = 16;
   RowTiling tiling = RowTiling::kByCount;
   std::int64_t max_tokens = 512;   // rows of a step

@@ -1,5 +1,6 @@
 // The engine's promises: the tokens of transformers, and the same bits whatever a request is batched or chunked with.
 #include <algorithm>
+#include <cstdlib>
 
 #include "unit/engine/engine_support.h"
 #include "unit/models/parity.h"
@@ -134,6 +135,27 @@ TEST(Engine, BackendsGiveTheSameText) {
     for (std::size_t i = 0; i < want.size(); ++i) EXPECT_EQ(got[i].tokens, want[i].tokens) << backend;
     if (want.empty()) want = got;
   }
+}
+
+TEST(Engine, LayoutsGiveTheSameBits) {
+  std::vector<Outcome> want;
+  for (const char* layout : {"NHD", "HND", ""}) {  // empty: as the engine decides
+    setenv("QUIRE_KV_CACHE_LAYOUT", layout, 1);
+    const std::unique_ptr<Engine> engine = make_engine({.model = shipped("llama")});
+    std::vector<GenerateRequest> requests;
+    for (std::uint32_t i = 0; i < 4; ++i) requests.push_back(greedy_request(some_prompt(30, i, kShippedVocab), 16));
+    const std::vector<Outcome> got = run_all(*engine, std::move(requests));
+    for (std::size_t i = 0; i < want.size(); ++i) {
+      EXPECT_EQ(got[i].tokens, want[i].tokens) << layout;
+      EXPECT_EQ(got[i].logits, want[i].logits) << layout;
+    }
+    if (want.empty()) want = got;
+  }
+  setenv("QUIRE_KV_CACHE_LAYOUT", "DHN", 1);
+  const Status status = Engine::create({.model = shipped("llama")}).status();
+  unsetenv("QUIRE_KV_CACHE_LAYOUT");
+  EXPECT_NE(status.message().find("QUIRE_KV_CACHE_LAYOUT: want NHD or HND, got 'DHN'"), std::string::npos)
+      << status.message();
 }
 
 TEST(Engine, EveryCacheDtypeStaysNearTheFullCache) {

@@ -44,10 +44,11 @@ TEST(KVCacheNames, LayoutsAndTheEnvironment) {
   unsetenv("QUIRE_KV_CACHE_LAYOUT");
   unsetenv("VLLM_KV_CACHE_LAYOUT");
   EXPECT_EQ(*default_kv_cache_layout(), KVCacheLayout::kNHD);
+  EXPECT_EQ(*default_kv_cache_layout(KVCacheLayout::kHND), KVCacheLayout::kHND);
   setenv("VLLM_KV_CACHE_LAYOUT", "HND", 1);
   EXPECT_EQ(*default_kv_cache_layout(), KVCacheLayout::kHND);
   setenv("QUIRE_KV_CACHE_LAYOUT", "NHD", 1);
-  EXPECT_EQ(*default_kv_cache_layout(), KVCacheLayout::kNHD);
+  EXPECT_EQ(*default_kv_cache_layout(KVCacheLayout::kHND), KVCacheLayout::kNHD);
   setenv("QUIRE_KV_CACHE_LAYOUT", "DHN", 1);
   EXPECT_NE(default_kv_cache_layout().status().message().find("QUIRE_KV_CACHE_LAYOUT"), std::string::npos);
   unsetenv("QUIRE_KV_CACHE_LAYOUT");
