@@ -18,10 +18,12 @@ namespace quire::cuda {
 namespace {
 
 constexpr std::int64_t kAlign = 256;
-constexpr std::int32_t kMaxSideBySide = 4;  // row tiles of a request
-constexpr std::int32_t kTileUnits = 3;      // ScheduleShape::tile_units of prompts on wgmma
-constexpr std::int64_t kCombineWarps = 8;   // of a block of the combine kernel
-constexpr std::int64_t kCombineBlocks = 3;  // of it that a multiprocessor holds
+constexpr std::int32_t kMaxSideBySide = 4;       // row tiles of a request
+constexpr std::int32_t kTileUnits = 3;           // ScheduleShape::tile_units of prompts on wgmma
+constexpr std::int64_t kCombineWarps = 8;        // of a block of the combine kernel
+constexpr std::int64_t kCombineBlocks = 3;       // of it that a multiprocessor holds
+constexpr std::int64_t kLeastShareKeys = 512;    // of a share of the token decode kernel
+constexpr std::int64_t kMostAlignedKeys = 8192;  // of shares of equal requests that begin and end with them
 constexpr auto kFloatBytes = static_cast<std::int64_t>(sizeof(float));
 
 bool is_differential(const AttentionArgs& args) { return args.kv.num_streams == 2; }
@@ -37,6 +39,7 @@ struct BatchBounds {
   std::int32_t shortest_query = 0;   // of those that one item covers
   std::int32_t longest_small = 0;    // of those with at most kMaxDecodeRows rows
   std::int64_t num_keys = 0;         // of those requests
+  std::int64_t most_keys = 0;        // of one of them
   std::int64_t num_fixed_units = 0;  // key units of kSplitTokens
 };
 
@@ -51,6 +54,7 @@ BatchBounds bounds_of(const AttentionArgs& args, const AttentionPlan& plan) {
       if (item.token_count <= most) {
         bounds.longest_small = std::max(bounds.longest_small, item.token_count);
         bounds.num_keys += item.kv_end - item.kv_begin;
+        bounds.most_keys = std::max<std::int64_t>(bounds.most_keys, item.kv_end - item.kv_begin);
       }
     }
     bounds.num_fixed_units += ceil_div(std::max(item.kv_end - item.kv_begin, 1), kSplitTokens) + 1;
@@ -248,19 +252,39 @@ std::int64_t take(Call& call, std::int64_t bytes) {
   return begin;
 }
 
-// Blocks of a grid that fills the device once.
-std::int32_t resident_blocks(const Context& device, int blocks, std::int64_t shared_bytes) {
+// Groups of blocks, one a kv head, that the device runs at a time.
+std::int32_t resident_groups(const Context& device, const AttentionArgs& args, int blocks, std::int64_t shared_bytes,
+                             std::int32_t heads_a_block) {
   const std::int64_t room = device.shared_bytes_all / (shared_bytes + 2048);
-  return device.multiprocessors * static_cast<std::int32_t>(std::clamp<std::int64_t>(room, 1, blocks));
+  const auto resident = static_cast<std::int32_t>(std::clamp<std::int64_t>(room, 1, blocks));
+  return std::max(device.multiprocessors * resident * heads_a_block / args.kv.num_kv_heads, 1);
 }
 
-// Fills in what the stages have in common; `workers` is how many the device runs at a time.
-void lay_out(Call& call, Stage& stage, const AttentionArgs& args, const Runtime& runtime, std::int32_t workers) {
+// Shares that a decode batch is cut into, of the `most` that the device works on at a time. Fewer parts are folded
+// sooner: one token over few keys gets fewer shares, down to one a multiprocessor, and equal requests get shares that
+// begin and end with them, where next to none are given up for it.
+std::int32_t decode_groups(const Call& call, const AttentionArgs& args, const Context& device, std::int32_t most) {
+  const BatchBounds& bounds = call.bounds;
+  if (call.decode->key.one_token && bounds.num_keys > 0) {
+    const std::int32_t fewest = std::max(device.multiprocessors / args.kv.num_kv_heads, 1);
+    const std::int64_t enough = ceil_div(bounds.num_keys, kLeastShareKeys);
+    if (enough < most) most = std::min(most, std::max(static_cast<std::int32_t>(enough), fewest));
+  }
+  const bool is_uniform = bounds.num_keys > 0 && bounds.num_keys == bounds.most_keys * args.num_seqs;
+  if (!is_uniform || bounds.num_keys > most * kMostAlignedKeys) return most;
+  for (std::int32_t groups = most; groups > most - most / 16 - 1; --groups) {
+    if (args.num_seqs % groups == 0 || groups % args.num_seqs == 0) return groups;
+  }
+  return most;
+}
+
+// Fills in what the stages have in common; `num_groups` is how many the device runs at a time.
+void lay_out(Call& call, Stage& stage, const AttentionArgs& args, const Runtime& runtime, std::int32_t num_groups) {
   ScheduleShape& shape = stage.split.shape;
   const bool is_fixed = runtime.splits == KVSplits::kFixed;
   shape.group = group_size(args);
   if (is_fixed) shape.unit_keys = kSplitTokens;
-  shape.num_groups = std::max(workers / args.kv.num_kv_heads, 1);
+  shape.num_groups = num_groups;
   const std::int64_t fixed_units = call.bounds.num_fixed_units + shape.num_entries;
   shape.num_slots = static_cast<std::int32_t>((is_fixed ? fixed_units : 2 * shape.num_groups) * args.kv.num_kv_heads);
   const auto block_size = static_cast<std::uint32_t>(args.kv.block_size);
@@ -283,13 +307,14 @@ void lay_out_decode(Call& call, const AttentionArgs& args, const Runtime& runtim
   const std::int64_t longest = static_cast<std::int64_t>(call.bounds.longest_query) * group_size(args);
   split.combine_rows = static_cast<std::int32_t>(std::clamp<std::int64_t>(longest, 1, call.decode_rows));
   if (!call.has_rest(args)) split.shape.planned_rows = split.combine_rows;
-  lay_out(call, call.decode_stage, args, runtime,
-          resident_blocks(device, call.decode->blocks, decode_shared_bytes(*call.decode, args.num_seqs)) *
-              call.decode->key.heads);
+  const std::int32_t most = resident_groups(device, args, call.decode->blocks,
+                                            decode_shared_bytes(*call.decode, args.num_seqs), call.decode->key.heads);
+  const bool is_fixed = runtime.splits == KVSplits::kFixed;
+  lay_out(call, call.decode_stage, args, runtime, is_fixed ? most : decode_groups(call, args, device, most));
   // Where many row tiles have a few parts each, a warp a row folds them; where few have many, warps share a row. Fixed
   // splits are folded in one way whatever the batch.
   const std::int64_t jobs = std::min<std::int64_t>(split.shape.num_entries, split.shape.num_groups);
-  if (runtime.splits != KVSplits::kFixed && jobs * args.kv.num_kv_heads >= device.multiprocessors / 2) {
+  if (!is_fixed && jobs * args.kv.num_kv_heads >= device.multiprocessors / 2) {
     split.combine_rows = (split.combine_rows + 7) / 8;
     // Beside a wide kernel a multiprocessor has room for one block: more would run after those that end last.
     const std::int64_t blocks = jobs * args.kv.num_kv_heads * split.combine_rows;
@@ -318,7 +343,8 @@ void lay_out_tile(Call& call, const AttentionArgs& args, const Runtime& runtime,
   }
   if (call.tile->uses_wgmma) call.tile_stage.entries = take(call, split.shape.num_entries * kTileEntryBytes);
   split.combine_rows = split.stream_rows / 4;
-  lay_out(call, call.tile_stage, args, runtime, resident_blocks(device, call.tile->blocks, call.tile->shared_bytes));
+  lay_out(call, call.tile_stage, args, runtime,
+          resident_groups(device, args, call.tile->blocks, call.tile->shared_bytes, 1));
   if (runtime.splits == KVSplits::kFixed) return;  // folded in one way whatever the batch
   // As many blocks as the device holds at a time, as most of them often have nothing to fold, and as rows need.
   const std::int64_t rows =
