@@ -28,6 +28,13 @@ class GpuGuard : public ::testing::Test {
     return shape;
   }
 
+  // The same for differential attention.
+  static CaseShape pair_shape(std::int32_t query_len) {
+    CaseShape shape = shape_of(64, query_len);
+    shape.format = KVCacheFormat::kDifferential;
+    return shape;
+  }
+
   // The same for the wide decode kernel, if the plan is for kWideKeys keys.
   static CaseShape wide_shape() {
     CaseShape shape = shape_of(128, 1);
@@ -44,11 +51,11 @@ class GpuGuard : public ::testing::Test {
   }
 };
 
-// Head size 128 runs the decode kernel (one row) and the tile kernel (40 rows), 72 the plain one; the last shape runs
-// the wide decode kernel.
+// Head size 128 runs the decode kernel (one row) and the tile kernel (40 rows, pairs too), 72 the plain one; the last
+// shape runs the wide decode kernel.
 TEST_F(GpuGuard, BadMetadataIsNamedAndNothingOutsideIsTouched) {
   for (const CaseShape& shape :
-       {shape_of(128, 1), shape_of(128, 40), shape_of(72, 1), shape_of(72, 40), wide_shape()}) {
+       {shape_of(128, 1), shape_of(128, 40), shape_of(72, 1), shape_of(72, 40), pair_shape(40), wide_shape()}) {
     for (const int what : {0, 1, 2, 3}) {
       AttentionCase c(shape);
       DeviceCase device(c, is_quantized(shape.cache_dtype) ? cuda::kWideKeys : 0);
@@ -87,8 +94,8 @@ TEST_F(GpuGuard, AnEarlierFaultIsReportedByTheNextCall) {
 
 // With fixed splits a request has the same bits alone and in a batch; with any splits a second run has the same bits.
 TEST_F(GpuGuard, RowsHaveTheSameBitsInAnyBatch) {
-  for (const std::int32_t query_len : {1, 7, 50}) {
-    CaseShape both = shape_of(128, query_len);
+  for (CaseShape both : {shape_of(128, 1), shape_of(128, 7), shape_of(128, 50), pair_shape(50)}) {
+    const std::int32_t query_len = both.requests[0].query_len;
     both.requests[1].seq_len = 5000;
     CaseShape alone = both;
     alone.requests = {both.requests[1]};
@@ -129,8 +136,7 @@ TEST_F(GpuGuard, WideDecodeFoldsManyRequests) {
 
 // A launch planned for long requests gives the right rows after the lengths on the device have become shorter.
 TEST_F(GpuGuard, ChangedLengthsAreReadFromTheDevice) {
-  for (const std::int32_t query_len : {1, 40}) {
-    CaseShape shape = shape_of(128, query_len);
+  for (const CaseShape& shape : {shape_of(128, 1), shape_of(128, 40), pair_shape(40)}) {
     AttentionCase c(shape);
     DeviceCase device(c);
     c.seq_lens()[1] = 501;

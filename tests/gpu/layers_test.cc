@@ -196,6 +196,14 @@ class GraphLayer {
     config.scale = 0.125f;
     config.kv_cache_dtype = setup_.cache_dtype;
     config.runtime = on_device ? runtime_ : Runtime{.backplane = Backplane::kReference};
+    const auto size = static_cast<std::size_t>(setup_.head_size);
+    const std::vector<float> lambda(size, 0.05f), norm(2 * size, 1.0f);
+    if (spec_.format == KVCacheFormat::kDifferential) {
+      config.differential = DifferentialConfig{};
+      config.differential->lambda_q1 = config.differential->lambda_k1 = lambda;
+      config.differential->lambda_q2 = config.differential->lambda_k2 = lambda;
+      config.differential->subln_weight = norm;
+    }
     return backend_->make_impl(config);
   }
   // Cache update, then attention.
@@ -356,7 +364,8 @@ class GpuLayers : public ::testing::Test {
 
 TEST_F(GpuLayers, GraphsReplayWithChangedMetadata) {
   for (const KVSplits splits : {KVSplits::kFixed, KVSplits::kBalanced}) {
-    for (const std::string_view backend : {"TRITON_ATTN", "TRITON_ATTN_DIFFKV", "XFORMERS"}) {
+    for (const std::string_view backend :
+         {"TRITON_ATTN", "TRITON_ATTN_DIFFKV", "XFORMERS", "DIFFERENTIAL_FLASH_ATTN"}) {
       for (const std::int32_t query_len : {1, 40}) {
         replay_with_changes({.backend = backend, .query_len = query_len, .splits = splits});
       }

@@ -1,6 +1,6 @@
 // Generated attention cases on the device against the float64 reference: any shape, shapes of the fast kernels, prompts
-// and batches of single tokens. QUIRE_PROPERTY_CASES sets their number (default 3,000 of each kind),
-// QUIRE_PROPERTY_SEED the first seed.
+// (of pairs of heads too) and batches of single tokens. QUIRE_PROPERTY_CASES sets their number (default 3,000 of each
+// kind), QUIRE_PROPERTY_SEED the first seed.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -78,6 +78,18 @@ CaseShape prompt_shape(std::uint64_t seed) {
       request.tree_parents.push_back(random.between(0, node - 1));
     }
   }
+  return shape;
+}
+
+// The same for differential attention.
+CaseShape pair_shape(std::uint64_t seed) {
+  CaseShape shape = prompt_shape(seed);
+  Random random(seed ^ 0xd1ff);
+  shape.format = KVCacheFormat::kDifferential;
+  shape.layout = KVCacheLayout::kNHD;
+  shape.num_layers = 1;
+  shape.num_kv_heads = random.pick({2, 2, 4});
+  shape.head_size = shape.head_size_v = 64;
   return shape;
 }
 
@@ -163,6 +175,7 @@ TEST_P(GpuProperty, AnyShapeEqualsFloat64) { run(random_shape); }
 TEST_P(GpuProperty, FastShapesEqualFloat64) { run(fast_shape); }
 TEST_P(GpuProperty, WideShapesEqualFloat64) { run(wide_shape, cuda::kWideKeys); }
 TEST_P(GpuProperty, PromptShapesEqualFloat64) { run(prompt_shape); }
+TEST_P(GpuProperty, PairShapesEqualFloat64) { run(pair_shape); }
 TEST_P(GpuProperty, TokenShapesEqualFloat64) { run(token_shape); }
 
 INSTANTIATE_TEST_SUITE_P(Shards, GpuProperty, ::testing::Range<std::uint64_t>(0, kShards));

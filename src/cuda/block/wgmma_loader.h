@@ -31,8 +31,8 @@ struct WgmmaShared {
   std::uint32_t base;  // a multiple of 1024
 
   __device__ std::uint32_t queries() const { return base; }
-  __device__ std::uint32_t keys(int stage) const {
-    return base + static_cast<std::uint32_t>(Shape::kQueryBytes + stage * Shape::kKeyBytes);
+  __device__ std::uint32_t keys(int stage, int stream = 0) const {
+    return base + static_cast<std::uint32_t>(Shape::kQueryBytes + stage * Shape::kKeyBytes + stream * 1024);
   }
   __device__ std::uint32_t values(int stage) const {
     return keys(Shape::kStages) + static_cast<std::uint32_t>(stage * Shape::kValueBytes);
@@ -183,23 +183,27 @@ __device__ QUIRE_INLINE void tell_segment(const SplitParams& params, const Segme
   place.advance();
 }
 
-// Starts the copies of a segment's queries: the q_heads of its tokens are its rows, those that are not there included.
+// Starts the copies of a segment's queries: the q_heads (of each stream) of its tokens are its rows, those that are not
+// there included.
 template <class Shape>
 __device__ QUIRE_INLINE void load_queries(const WgmmaParams& params, const Segment& segment, WgmmaShared<Shape> shared,
                                           std::uint32_t parity) {
   const ScheduleShape& shape = params.split.shape;
-  const auto column = static_cast<std::int32_t>(threadIdx.x % 32);
+  const auto lane = static_cast<std::int32_t>(threadIdx.x % 32);
   ptx::barrier_wait(shared.empty_queries(), parity ^ 1);
-  if (column == 0) {
-    const std::int32_t rows = shape.group * shape.tokens_per_tile;
-    ptx::barrier_arrive_expect(shared.full_queries(), static_cast<std::uint32_t>(rows * Shape::kColumnsK * 128));
+  if (lane == 0) {
+    const std::int32_t rows = shape.group * shape.tokens_per_tile * Shape::kStreams;
+    ptx::barrier_arrive_expect(shared.full_queries(), static_cast<std::uint32_t>(rows * Shape::kColumnsQ * 128));
   }
   __syncwarp();
-  if (column < Shape::kColumnsK) {
+  if (lane < Shape::kColumnsQ * Shape::kStreams) {
+    const std::int32_t column = lane % Shape::kColumnsQ;
+    const std::int32_t stream = lane / Shape::kColumnsQ;
     ptx::load_box(
-        shared.queries() + static_cast<std::uint32_t>(column * Shape::kRows * 128), &params.queries,
-        shared.full_queries(),
-        {0, segment.kv_head * shape.group, segment.rows.lengths.query_start + segment.rows.first_token, column, 0});
+        shared.queries() + static_cast<std::uint32_t>((column * Shape::kRows + stream * Shape::kStreamRows) * 128),
+        &params.queries, shared.full_queries(),
+        {0, segment.kv_head * shape.group, segment.rows.lengths.query_start + segment.rows.first_token, column,
+         stream});
   }
 }
 
@@ -246,7 +250,9 @@ __device__ QUIRE_INLINE void feed(const WgmmaParams& params, WgmmaShared<Shape> 
       if (lane == 0) ptx::barrier_arrive_expect(full, boxes * box_bytes);
       __syncwarp();
       if (there) {
-        ptx::load_box(to + lane * box_bytes, map, full, {0, 0, segment.kv_head * head_columns, token / 8, block});
+        const std::int32_t column = segment.kv_head * head_columns;
+        ptx::load_box(to + lane * box_bytes, map, full,
+                      {Shape::kStreams == 2 ? 64 * column : 0, 0, Shape::kStreams == 2 ? 0 : column, token / 8, block});
       }
       place.advance();
       if (is_told) continue;

@@ -8,6 +8,15 @@
 
 namespace quire::cuda {
 
+// The named barrier that joins both warpgroups.
+constexpr int kBothGroups = 1;
+
+// The stream of a warpgroup's rows.
+template <class Shape>
+__device__ constexpr int stream_of(int group) {
+  return Shape::kStreams == 1 ? 0 : group;
+}
+
 // By how much, in units of log 2, a product may exceed what weights are relative to.
 constexpr float kMostRise = 8.0f;
 
@@ -67,12 +76,13 @@ struct WgmmaState {
 
 // Where one of a thread's two rows comes from, in any segment.
 struct WgmmaPlace {
-  std::int32_t r = 0;  // of the segment
+  std::int32_t r = 0;  // of the segment's rows of a stream
   std::int32_t token = 0;
-  std::int32_t head = 0;  // of the kv head's
+  std::int32_t head = 0;  // of the kv head's q_heads, or pairs of them
 
-  __device__ WgmmaPlace(std::int32_t group, int warpgroup, int half) {
-    r = warpgroup * 64 + static_cast<std::int32_t>(threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4) + 8 * half;
+  // `rows_before`: the first row of the warpgroup.
+  __device__ WgmmaPlace(std::int32_t group, int rows_before, int half) {
+    r = rows_before + static_cast<std::int32_t>(threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4) + 8 * half;
     token = r / group;
     head = r - token * group;
   }
@@ -89,6 +99,8 @@ struct WgmmaCall {
   KeyRange keys;
   KeyRange interior;
   bool takes_turns = false;  // both warpgroups have rows: one's softmax runs beside the other's products
+
+  __device__ QUIRE_INLINE bool has_keys() const { return begin < keys.end; }
 };
 
 template <class Shape>

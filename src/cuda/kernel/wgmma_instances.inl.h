@@ -1,4 +1,4 @@
-// The one list of wgmma tile instances; each dtype compiles it in a file of its own.
+// The wgmma tile instances but for those of pairs of heads; each dtype compiles them in a file of its own.
 #pragma once
 
 #include "cuda/kernel/wgmma_tile.inl.h"
@@ -7,7 +7,7 @@ namespace quire::cuda {
 
 template <class Shape>
 TileKernel wgmma_entry(DType dtype) {
-  return {.key = {dtype, 2, Shape::kD, Shape::kDv, 1},
+  return {.key = {dtype, 2, Shape::kD, Shape::kDvPart, Shape::kStreams},
           .function = reinterpret_cast<const void*>(&wgmma_kernel<Shape>),
           .threads = Shape::kThreads,
           .shared_bytes = Shape::kSharedBytes,

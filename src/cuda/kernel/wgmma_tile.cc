@@ -4,6 +4,7 @@
 #include <cuda_runtime.h>
 
 #include <algorithm>
+#include <span>
 #include <string>
 
 namespace quire::cuda {
@@ -57,21 +58,36 @@ Status encode(CUtensorMap& map, const TensorMap& from) {
   return internal_error("cuTensorMapEncodeTiled: error " + std::to_string(static_cast<int>(result)));
 }
 
-Status encode_rows(CUtensorMap& map, const KVSource& kv, const KVRows& rows, std::int32_t size, std::int32_t keys) {
-  const std::int64_t columns = (kv.num_kv_heads - 1) * (rows.head_stride / 64) + size / 64;
-  return encode(map, {.data = const_cast<void*>(static_cast<const void*>(rows.data)),
-                      .dtype = kv.dtype,
-                      .dims = {64, 8, columns, kv.block_size / 8, kv.num_blocks},
-                      .strides = {rows.token_stride, 64, 8 * rows.token_stride, rows.page_stride},
-                      .box = {64, 8, size / 64, keys / 8, 1}});
+// From a row of a stream to the other's, in elements.
+std::int64_t stream_stride(const KVRows (&rows)[2]) {
+  return (reinterpret_cast<std::intptr_t>(rows[1].data) - reinterpret_cast<std::intptr_t>(rows[0].data)) / 2;
+}
+
+Status encode_rows(CUtensorMap& map, const KVSource& kv, const KVRows (&of_streams)[2], std::int32_t size,
+                   std::int32_t keys) {
+  const KVRows& rows = of_streams[0];
+  TensorMap from{
+      .data = const_cast<void*>(static_cast<const void*>(rows.data)),
+      .dtype = kv.dtype,
+      .dims = {64, 8, (kv.num_kv_heads - 1) * (rows.head_stride / 64) + size / 64, kv.block_size / 8, kv.num_blocks},
+      .strides = {rows.token_stride, 64, 8 * rows.token_stride, rows.page_stride},
+      .box = {64, 8, size / 64, keys / 8, 1}};
+  if (kv.num_streams == 2) {
+    from.dims[0] = 64 * from.dims[2];
+    from.dims[2] = from.box[2] = 2;
+    from.strides[1] = stream_stride(of_streams);
+  }
+  return encode(map, from);
 }
 
 Status encode_queries(CUtensorMap& map, const AttentionArgs& args, const ScheduleShape& shape) {
-  return encode(map, {.data = const_cast<void*>(args.query),
-                      .dtype = args.query_dtype,
-                      .dims = {64, args.num_q_heads, args.num_tokens, args.kv.head_size / 64, 1},
-                      .strides = {args.query_head_stride, args.query_token_stride, 64, 64},
-                      .box = {64, shape.group, shape.tokens_per_tile, 1, 1}});
+  const std::int64_t streams = args.kv.num_streams;
+  return encode(map,
+                {.data = const_cast<void*>(args.query),
+                 .dtype = args.query_dtype,
+                 .dims = {64, args.num_q_heads / streams, args.num_tokens, args.kv.head_size / 64, streams},
+                 .strides = {streams * args.query_head_stride, args.query_token_stride, 64, args.query_head_stride},
+                 .box = {64, shape.group, shape.tokens_per_tile, 1, 1}});
 }
 
 // Strides of a tensor map: multiples of 16 bytes, below 2^40; heads are whole columns apart.
@@ -89,20 +105,32 @@ bool is_aligned(const void* data, DType dtype, std::int64_t token_stride, std::i
          token_stride % elements == 0 && head_stride % elements == 0;
 }
 
+// Whether the rows of all streams fit a tensor map.
+bool fits_tensor_map(const KVSource& kv, const KVRows (&of_streams)[2]) {
+  const KVRows& first = of_streams[0];
+  const KVRows& second = of_streams[1];
+  return fits_tensor_map(first) &&
+         (kv.num_streams == 1 ||
+          (first.page_stride == second.page_stride && first.token_stride == second.token_stride &&
+           first.head_stride == second.head_stride && fits_stride(stream_stride(of_streams))));
+}
+
 }  // namespace
 
 bool suits_wgmma(const AttentionArgs& args) {
   const KVSource& kv = args.kv;
   const Variant& variant = args.variant;
+  const float scale = variant.scale * args.query_scale;
   const bool changes_logits = variant.softcap > 0.0f || variant.alibi != AlibiKind::kNone ||
-                              variant.tree.bias != nullptr ||
-                              variant.scale * args.query_scale * kv.key[0].tensor_scale <= 0.0f;
-  const bool is_plain = kv.num_streams == 1 && dtype_bytes(kv.dtype) == 2 && kv.block_table != nullptr &&
-                        args.query_dtype == kv.dtype && args.output_scale <= 0.0f &&
+                              variant.tree.bias != nullptr || scale * kv.key[0].tensor_scale <= 0.0f ||
+                              (kv.num_streams == 2 && scale * kv.key[1].tensor_scale <= 0.0f);
+  const bool is_plain = dtype_bytes(kv.dtype) == 2 && kv.block_table != nullptr && args.query_dtype == kv.dtype &&
+                        args.output_scale <= 0.0f &&
                         (args.output_dtype == kv.dtype || args.output_dtype == DType::kFloat32) &&
                         args.output_block_scale == nullptr;
-  return is_plain && !changes_logits && kv.block_size % 8 == 0 && fits_tensor_map(kv.key[0]) &&
-         fits_tensor_map(kv.value[0]) && fits_stride(args.query_token_stride) && fits_stride(args.query_head_stride) &&
+  return is_plain && !changes_logits && kv.block_size % 8 == 0 && fits_tensor_map(kv, kv.key) &&
+         fits_tensor_map(kv, kv.value) && fits_stride(args.query_token_stride) &&
+         fits_stride(args.query_head_stride * kv.num_streams) &&
          reinterpret_cast<std::uintptr_t>(args.query) % 16 == 0 &&
          is_aligned(args.output, args.output_dtype, args.output_token_stride, args.output_head_stride, 8) &&
          encode_tensor_map() != nullptr;
@@ -111,7 +139,9 @@ bool suits_wgmma(const AttentionArgs& args) {
 const TileKernel* find_wgmma_kernel(const TileKey& key) {
 #if defined(QUIRE_HAS_WGMMA)
   if (key.dtype != DType::kBFloat16 && key.dtype != DType::kFloat16) return nullptr;
-  const WgmmaInstances& instances = key.dtype == DType::kBFloat16 ? wgmma_instances_bf16() : wgmma_instances_f16();
+  const bool is_bf16 = key.dtype == DType::kBFloat16;
+  std::span<const TileKernel> instances = is_bf16 ? wgmma_instances_bf16() : wgmma_instances_f16();
+  if (key.num_streams == 2) instances = wgmma_pair_instances();
   const auto found = std::ranges::find(instances, key, &TileKernel::key);
   return found == instances.end() ? nullptr : &*found;
 #else
@@ -127,8 +157,8 @@ Status launch_wgmma(const TileKernel& kernel, const SplitParams& split, cudaStre
   params.box_keys = box_keys(kv, 64);
   params.head_columns_k = static_cast<std::int32_t>(kv.key[0].head_stride / 64);
   params.head_columns_v = static_cast<std::int32_t>(kv.value[0].head_stride / 64);
-  QUIRE_RETURN_IF_ERROR(encode_rows(params.keys, kv, kv.key[0], kv.head_size, params.box_keys));
-  QUIRE_RETURN_IF_ERROR(encode_rows(params.values, kv, kv.value[0], kv.head_size_v, params.box_keys));
+  QUIRE_RETURN_IF_ERROR(encode_rows(params.keys, kv, kv.key, kv.head_size, params.box_keys));
+  QUIRE_RETURN_IF_ERROR(encode_rows(params.values, kv, kv.value, kv.head_size_v, params.box_keys));
   QUIRE_RETURN_IF_ERROR(encode_queries(params.queries, split.args, split.shape));
   QUIRE_CUDA_RETURN_IF_ERROR(
       cudaFuncSetAttribute(kernel.function, cudaFuncAttributeMaxDynamicSharedMemorySize, kernel.shared_bytes));

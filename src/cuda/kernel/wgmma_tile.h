@@ -11,10 +11,11 @@ namespace quire::cuda {
 
 struct WgmmaParams {
   // [blocks, tokens of a block / 8, columns of 64 elements of all heads, 8 tokens, 64 elements], read in boxes of
-  // box_keys rows of a head.
+  // box_keys rows of a head; differential attention: [blocks, tokens of a block / 8, streams, 8 tokens, elements of all
+  // heads], boxes of both streams.
   CUtensorMap keys;
   CUtensorMap values;
-  // [1, columns of 64 elements, tokens, q_heads, 64 elements], read in boxes of a row tile's column.
+  // [streams, columns of 64 elements, tokens, q_heads of a stream, 64 elements], read in boxes of a row tile's column.
   CUtensorMap queries;
   SplitParams split;
   std::int32_t box_keys = 0;        // divides the block size
@@ -23,8 +24,10 @@ struct WgmmaParams {
 };
 
 using WgmmaInstances = std::array<TileKernel, 5>;
+using WgmmaPairInstances = std::array<TileKernel, 2>;
 
 const WgmmaInstances& wgmma_instances_bf16();
 const WgmmaInstances& wgmma_instances_f16();
+const WgmmaPairInstances& wgmma_pair_instances();
 
 }  // namespace quire::cuda

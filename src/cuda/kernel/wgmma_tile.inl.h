@@ -4,7 +4,8 @@
 // 128 rows of all q_heads of a kv head. Bound by the softmax, which takes longer than the products it runs beside: two
 // warps keep the copy engine busy with whole pages straight into the swizzled form that wgmma reads; two warpgroups of
 // 64 rows each hold scores, weights and sums in registers. The products of the next keys and of the last weights run
-// while the softmax of the keys between them is computed, and beside the softmax of the other warpgroup.
+// while the softmax of the keys between them is computed, and beside the softmax of the other warpgroup. Differential
+// attention: 2 * head_size + 4 * head_size_v flops a row of a stream and key; each warpgroup has a stream of 64 pairs.
 #pragma once
 
 #include "core/macros.h"
@@ -16,8 +17,7 @@
 
 namespace quire::cuda {
 
-// Named barriers: 1 joins both warpgroups, 2 and 3 are each one's turn to start products.
-constexpr int kBothGroups = 1;
+// Named barriers: 2 and 3 are each warpgroup's turn to start products.
 constexpr int kTurn = 2;
 
 // Starts scores = Q * K^T.
@@ -88,7 +88,7 @@ __device__ QUIRE_INLINE void run_stages(const WgmmaCall& call, WgmmaShared<Shape
   const SeenKeys<Shape> seen_first(call, state, first);
   ptx::barrier_wait(shared.full_keys(place.stage), place.parity);
   ptx::wgmma_fence();
-  multiply_keys<Shape>(queries, shared.keys(place.stage), scores);
+  multiply_keys<Shape>(queries, shared.keys(place.stage, stream_of<Shape>(call.group)), scores);
   ptx::wgmma_commit();
   ptx::wgmma_wait<0>();
   ptx::pin(scores);
@@ -109,7 +109,7 @@ __device__ QUIRE_INLINE void run_stages(const WgmmaCall& call, WgmmaShared<Shape
     }
     if (call.takes_turns) ptx::named_barrier_sync(kTurn + call.group, 128 * Shape::kGroups);
     ptx::wgmma_fence();
-    multiply_keys<Shape>(queries, shared.keys(place.stage), scores);
+    multiply_keys<Shape>(queries, shared.keys(place.stage, stream_of<Shape>(call.group)), scores);
     ptx::wgmma_commit();
     ptx::barrier_wait(shared.full_values(last.stage), last.parity);
     ptx::wgmma_fence();
@@ -135,10 +135,10 @@ __device__ QUIRE_INLINE void run_stages(const WgmmaCall& call, WgmmaShared<Shape
   }
 }
 
-// The products with the last values.
+// The products with the last values, which the warpgroup keeps until leave_values().
 template <class Shape>
 __device__ QUIRE_INLINE void finish_stages(const WgmmaCall& call, WgmmaShared<Shape> shared,
-                                           RingPlace<Shape::kStages>& place, WgmmaState<Shape>& state) {
+                                           const RingPlace<Shape::kStages>& place, WgmmaState<Shape>& state) {
   const std::int32_t last = call.begin + (call.keys.end - 1 - call.begin) / Shape::kKeys * Shape::kKeys;
   ptx::barrier_wait(shared.full_values(place.stage), place.parity);
   if (is_edge<Shape>(call.keys, last)) clear_values<Shape>(call.keys, last, shared.values(place.stage));
@@ -148,6 +148,10 @@ __device__ QUIRE_INLINE void finish_stages(const WgmmaCall& call, WgmmaShared<Sh
   ptx::wgmma_wait<0>();
 #pragma unroll
   for (auto& block : state.values) ptx::pin(block);
+}
+
+template <class Shape>
+__device__ QUIRE_INLINE void leave_values(WgmmaShared<Shape> shared, RingPlace<Shape::kStages>& place) {
   release(shared.empty_values(place.stage));
   place.advance();
 }
@@ -161,8 +165,7 @@ __device__ QUIRE_INLINE void skip_stages(const WgmmaCall& call, WgmmaShared<Shap
     release(shared.empty_keys(place.stage));
     ptx::barrier_wait(shared.full_values(place.stage), place.parity);
     if (is_edge<Shape>(call.keys, first)) clear_values<Shape>(call.keys, first, shared.values(place.stage));
-    release(shared.empty_values(place.stage));
-    place.advance();
+    leave_values(shared, place);
   }
 }
 
@@ -173,8 +176,10 @@ __device__ QUIRE_INLINE void run_rows(const SplitParams& params, WgmmaShared<Sha
   RingPlace<Shape::kSegments> told;
   RingPlace<1> queries;
   WgmmaState<Shape> state;
-  const WgmmaPlace places[2] = {{params.shape.group, group, 0}, {params.shape.group, group, 1}};
-  const float factor = args.variant.scale * args.query_scale * args.kv.key[0].tensor_scale * kLog2E;
+  const int rows_before = Shape::kStreams == 1 ? group * 64 : 0;
+  const WgmmaPlace places[2] = {{params.shape.group, rows_before, 0}, {params.shape.group, rows_before, 1}};
+  const float factor =
+      args.variant.scale * args.query_scale * args.kv.key[stream_of<Shape>(group)].tensor_scale * kLog2E;
   if (group == 1) ptx::named_barrier_arrive(kTurn, 128 * Shape::kGroups);
   for (;;) {
     ptx::barrier_wait(shared.full_segment(told.stage), told.parity);
@@ -191,9 +196,9 @@ __device__ QUIRE_INLINE void run_rows(const SplitParams& params, WgmmaShared<Sha
         .keys = {__shfl_sync(kFullWarp, segment.keys.begin, 0), __shfl_sync(kFullWarp, segment.keys.end, 0)},
         .interior = {__shfl_sync(kFullWarp, segment.interior.begin, 0),
                      __shfl_sync(kFullWarp, segment.interior.end, 0)},
-        .takes_turns = num_rows > 64};
-    const bool has_rows = group * 64 < num_rows;
-    const bool has_keys = call.begin < call.keys.end;
+        .takes_turns = Shape::kStreams == 2 || num_rows > 64};
+    const bool has_rows = rows_before < num_rows;
+    const bool has_keys = call.has_keys();
     clear(state);
     ptx::barrier_wait(shared.full_queries(), queries.parity);
     if (has_rows && has_keys) {
@@ -205,7 +210,13 @@ __device__ QUIRE_INLINE void run_rows(const SplitParams& params, WgmmaShared<Sha
     queries.advance();
     if (has_rows) {
       if (has_keys) finish_stages(call, shared, place, state);
-      store_rows<Shape>(params, call, state);
+      if constexpr (Shape::kStreams == 1) {
+        if (has_keys) leave_values(shared, place);
+        store_rows<Shape>(params, call, state);
+      } else {
+        store_pairs<Shape>(params, call, shared.values(place.stage), state);
+        if (has_keys) leave_values(shared, place);
+      }
     }
     __syncwarp();
     release(shared.empty_segment(told.stage));
