@@ -1,12 +1,13 @@
 // Schedule: cuts the key tiles of a batch into equal shares for the workers of a grid, on the device, from the lengths
 // that are there when the kernel runs.
 //
-// The work is a line of units: requests in order, for each its row tiles, for each its units of keys. Group g of n
-// takes units [g * total / n, (g + 1) * total / n); its num_kv_heads workers (blocks) take a kv head each, so that
-// neighbours read the rows of the same tokens, which are neighbours in memory. A run of units of one row tile is a
-// segment; a segment that is not all of them leaves a partial result that the combine kernel folds in ascending order.
-// Balanced units are single tiles, so the bounds depend on the batch; fixed units are kSplitTokens keys from position 0
-// and every unit is a segment of its own, so that a row has the same bits in any batch.
+// The work is a line of units: requests in order, for each its row tiles, for each its units of keys; the row tiles of
+// prompts are dealt out to the groups, so that these work on neighbouring ones at a time. Group g of n takes units [g *
+// total / n, (g + 1) * total / n); its num_kv_heads workers (blocks) take a kv head each, so that neighbours read the
+// rows of the same tokens, which are neighbours in memory. A run of units of one row tile is a segment; a segment that
+// is not all of them leaves a partial result that the combine kernel folds in ascending order. Balanced units are
+// single tiles, so the bounds depend on the batch; fixed units are kSplitTokens keys from position 0 and every unit is
+// a segment of its own, so that a row has the same bits in any batch.
 #pragma once
 
 #include <type_traits>
@@ -27,7 +28,7 @@ struct TileRows {
   std::int32_t num_units = 0;
 };
 
-// Of a request's row tiles, where entries are [seq, tile].
+// Of a request's row tiles, where they are [seq, tile].
 __device__ inline std::int32_t first_entry(const AttentionArgs& args, const ScheduleShape& shape, std::int32_t seq) {
   return args.query_start_loc[seq] / shape.tokens_per_tile + seq;
 }
@@ -69,6 +70,19 @@ __device__ inline TileRows tile_rows(const AttentionArgs& args, const ScheduleSh
   return tile_rows(args, shape, seq, tile, seq_lengths(args, seq, record), record);
 }
 
+// Which of the row tiles, in order, is the `position`-th of the line: every num_groups-th comes next, so that the
+// groups, whose parts of the line are about equal, work on neighbouring row tiles at a time, and keys that one of them
+// reads are in L2 for the others. Back and forth, as row tiles see more keys than those before.
+__device__ inline std::int32_t dealt_tile(const ScheduleShape& shape, std::int32_t position) {
+  const std::int32_t groups = shape.num_groups;
+  const std::int32_t rounds = shape.num_entries / groups;
+  const std::int32_t rest = shape.num_entries % groups;  // groups that have one more
+  const std::int32_t behind = position - rest * (rounds + 1);
+  const std::int32_t group = behind < 0 ? position / (rounds + 1) : rest + behind / rounds;
+  const std::int32_t round = behind < 0 ? position % (rounds + 1) : behind % rounds;
+  return round * groups + (round % 2 != 0 && round < rounds ? groups - 1 - group : group);
+}
+
 // Which row tile of which request an entry is; there may be no such tile.
 struct EntryPlace {
   std::int32_t seq = 0;
@@ -78,6 +92,7 @@ struct EntryPlace {
 __device__ inline EntryPlace place_of_entry(const AttentionArgs& args, const ScheduleShape& shape, std::int32_t entry) {
   if (shape.tokens_per_tile == 0) return {entry, 0};
   if (shape.tiles_per_seq > 0) return {entry % args.num_seqs, entry / args.num_seqs};
+  entry = dealt_tile(shape, entry);
   std::int32_t low = 0;
   std::int32_t high = args.num_seqs - 1;
   while (low < high) {
