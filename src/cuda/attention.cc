@@ -18,11 +18,12 @@ namespace quire::cuda {
 namespace {
 
 constexpr std::int64_t kAlign = 256;
-constexpr std::int32_t kMaxSideBySide = 4;       // row tiles of a request
-constexpr std::int32_t kTileUnits = 3;           // ScheduleShape::tile_units of prompts on wgmma
-constexpr std::int64_t kCombineWarps = 8;        // of a block of the combine kernel
-constexpr std::int64_t kCombineBlocks = 3;       // of it that a multiprocessor holds
-constexpr std::int64_t kLeastShareKeys = 512;    // of a share of the token decode kernel
+constexpr std::int32_t kMaxSideBySide = 4;     // row tiles of a request
+constexpr std::int32_t kTileUnits = 3;         // ScheduleShape::tile_units of prompts on wgmma
+constexpr std::int64_t kDealtTiles = 4;        // row tiles of a request that a group has, from which on they are dealt
+constexpr std::int64_t kCombineWarps = 8;      // of a block of the combine kernel
+constexpr std::int64_t kCombineBlocks = 3;     // of it that a multiprocessor holds
+constexpr std::int64_t kLeastShareKeys = 512;  // of a share of the token decode kernel
 constexpr std::int64_t kMostAlignedKeys = 8192;  // of shares of equal requests that begin and end with them
 constexpr auto kFloatBytes = static_cast<std::int64_t>(sizeof(float));
 
@@ -345,6 +346,11 @@ void lay_out_tile(Call& call, const AttentionArgs& args, const Runtime& runtime,
   split.combine_rows = split.stream_rows / 4;
   lay_out(call, call.tile_stage, args, runtime,
           resident_groups(device, args, call.tile->blocks, call.tile->shared_bytes, 1));
+  // Groups read the same keys at a time, and have as many row tiles each. But where they have few, or many requests of
+  // a kind, shares that begin and end with requests are worth more.
+  const std::int64_t groups = split.shape.num_groups;
+  split.shape.deals_tiles =
+      tiles >= kDealtTiles * groups || call.bounds.longest_query * groups >= kDealtTiles * args.num_tokens;
   if (runtime.splits == KVSplits::kFixed) return;  // folded in one way whatever the batch
   // As many blocks as the device holds at a time, as most of them often have nothing to fold, and as rows need.
   const std::int64_t rows =

@@ -92,7 +92,7 @@ struct EntryPlace {
 __device__ inline EntryPlace place_of_entry(const AttentionArgs& args, const ScheduleShape& shape, std::int32_t entry) {
   if (shape.tokens_per_tile == 0) return {entry, 0};
   if (shape.tiles_per_seq > 0) return {entry % args.num_seqs, entry / args.num_seqs};
-  entry = dealt_tile(shape, entry);
+  if (shape.deals_tiles) entry = dealt_tile(shape, entry);
   std::int32_t low = 0;
   std::int32_t high = args.num_seqs - 1;
   while (low < high) {

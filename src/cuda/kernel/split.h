@@ -22,8 +22,9 @@ struct ScheduleShape {
   std::int32_t planned_rows = 0;     // > 0: requests with more rows are no kernel's, which is a fault
   std::int32_t tokens_per_tile = 0;  // 0: a request is one row tile
   // > 0: no request has more row tiles. Entries are then [tile, seq], so that the row tiles of a request are worked on
-  // side by side and its keys and values come from memory once; else those of [seq, tile], dealt out.
+  // side by side and its keys and values come from memory once; else [seq, tile].
   std::int32_t tiles_per_seq = 0;
+  bool deals_tiles = false;            // entries [seq, tile] are dealt out to the groups (dealt_tile)
   std::int32_t unit_keys = kTileKeys;  // a power of two
   std::int32_t tile_units = 0;         // what the start and end of a row tile take besides, so that shares are equal
   std::int32_t num_entries = 0;        // row tiles, unused ones included
