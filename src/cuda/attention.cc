@@ -10,6 +10,7 @@
 #include "cuda/kernel/combine.h"
 #include "cuda/kernel/decode.h"
 #include "cuda/kernel/plain.h"
+#include "cuda/kernel/small.h"
 #include "cuda/kernel/tile.h"
 #include "cuda/tuning.h"
 #include "cuda/wgmma_tuning.h"
@@ -346,11 +347,11 @@ void lay_out_tile(Call& call, const AttentionArgs& args, const Runtime& runtime,
   split.combine_rows = split.stream_rows / 4;
   lay_out(call, call.tile_stage, args, runtime,
           resident_groups(device, args, call.tile->blocks, call.tile->shared_bytes, 1));
-  // Groups read the same keys at a time, and have as many row tiles each. But where they have few, or many requests of
-  // a kind, shares that begin and end with requests are worth more.
+  // Groups then read the same keys at a time; many equal requests gain more by shares that begin and end with them.
   const std::int64_t groups = split.shape.num_groups;
   split.shape.deals_tiles =
-      tiles >= kDealtTiles * groups || call.bounds.longest_query * groups >= kDealtTiles * args.num_tokens;
+      split.shape.tiles_per_seq == 0 && !is_small(split.shape) &&
+      (tiles >= kDealtTiles * groups || call.bounds.longest_query * groups >= kDealtTiles * args.num_tokens);
   if (runtime.splits == KVSplits::kFixed) return;  // folded in one way whatever the batch
   // As many blocks as the device holds at a time, as most of them often have nothing to fold, and as rows need.
   const std::int64_t rows =

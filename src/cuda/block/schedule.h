@@ -72,8 +72,9 @@ __device__ inline TileRows tile_rows(const AttentionArgs& args, const ScheduleSh
 
 // Which of the row tiles, in order, is the `position`-th of the line: every num_groups-th comes next, so that the
 // groups, whose parts of the line are about equal, work on neighbouring row tiles at a time, and keys that one of them
-// reads are in L2 for the others. Back and forth, as row tiles see more keys than those before.
-__device__ inline std::int32_t dealt_tile(const ScheduleShape& shape, std::int32_t position) {
+// reads are in L2 for the others. Back and forth, as row tiles see more keys than those before. Not inlined, and not
+// asked by kernels that find few row tiles themselves, whose start it would delay.
+__device__ __noinline__ inline std::int32_t dealt_tile(const ScheduleShape& shape, std::int32_t position) {
   const std::int32_t groups = shape.num_groups;
   const std::int32_t rounds = shape.num_entries / groups;
   const std::int32_t rest = shape.num_entries % groups;  // groups that have one more
@@ -83,7 +84,7 @@ __device__ inline std::int32_t dealt_tile(const ScheduleShape& shape, std::int32
   return round * groups + (round % 2 != 0 && round < rounds ? groups - 1 - group : group);
 }
 
-// Which row tile of which request an entry is; there may be no such tile.
+// Which row tile of which request an entry is, but for dealing; there may be no such tile.
 struct EntryPlace {
   std::int32_t seq = 0;
   std::int32_t tile = 0;
@@ -92,7 +93,6 @@ struct EntryPlace {
 __device__ inline EntryPlace place_of_entry(const AttentionArgs& args, const ScheduleShape& shape, std::int32_t entry) {
   if (shape.tokens_per_tile == 0) return {entry, 0};
   if (shape.tiles_per_seq > 0) return {entry % args.num_seqs, entry / args.num_seqs};
-  if (shape.deals_tiles) entry = dealt_tile(shape, entry);
   std::int32_t low = 0;
   std::int32_t high = args.num_seqs - 1;
   while (low < high) {
@@ -106,6 +106,12 @@ __device__ inline EntryPlace place_of_entry(const AttentionArgs& args, const Sch
   return {low, entry - first_entry(args, shape, low)};
 }
 
+// The same where row tiles may be dealt out.
+__device__ inline EntryPlace place_of_dealt_entry(const AttentionArgs& args, const ScheduleShape& shape,
+                                                  std::int32_t entry) {
+  return place_of_entry(args, shape, shape.deals_tiles ? dealt_tile(shape, entry) : entry);
+}
+
 // What a block keeps of the first requests, where each is one row tile, so that segments need not look it up again.
 struct TileRecord {
   std::int32_t query_start = 0;
@@ -115,8 +121,8 @@ struct TileRecord {
 };
 
 // table[e] = units before entry e, e in [0, num_entries]; called by all kThreads threads, `scratch` holds 32 ints,
-// `records` (if any) kMaxRecords requests, `entries` (if any) what each entry is.
-template <int kThreads>
+// `records` (if any) kMaxRecords requests, `entries` (if any) what each entry is. kMayDeal: row tiles may be dealt out.
+template <int kThreads, bool kMayDeal = false>
 __device__ void build_table(const AttentionArgs& args, const ScheduleShape& shape, std::int32_t* table,
                             std::int32_t* scratch, TileRecord* records, FaultRecord* record,
                             TileRows* entries = nullptr) {
@@ -126,7 +132,7 @@ __device__ void build_table(const AttentionArgs& args, const ScheduleShape& shap
     const std::int32_t entry = base + thread;
     std::int32_t units = 0;
     if (entry < shape.num_entries) {
-      const EntryPlace place = place_of_entry(args, shape, entry);
+      const EntryPlace place = kMayDeal ? place_of_dealt_entry(args, shape, entry) : place_of_entry(args, shape, entry);
       TileRows rows;
       if (place.tile >= 0) rows = tile_rows(args, shape, place.seq, place.tile, record);
       units = rows.num_units;
@@ -240,7 +246,8 @@ __device__ QUIRE_INLINE Segment segment_at(const AttentionArgs& args, const Sche
   TileRows rows;
   const std::int32_t entry = entry_of_unit(table, shape.num_entries, unit);
   if constexpr (std::is_null_pointer_v<Records>) {
-    rows = entry_rows(args, shape, entry, record);
+    const EntryPlace place = place_of_dealt_entry(args, shape, entry);
+    rows = tile_rows(args, shape, place.seq, place.tile, record);
   } else if (entry < kMaxRecords) {
     const TileRecord& known = records[entry];
     rows = {entry,           0,

@@ -147,7 +147,8 @@ __device__ void fold_warps(RowState<kN>& state, float* shared) {
 // Blocks (job and combine_heads kv heads, y): the rows of the job's row tile are dealt out over y. What depends on
 // lengths only is done before the split kernel has ended: it shares them with this kernel, and the table of long
 // batches is either made here or by a kernel before it.
-template <int kStreams, int kN>
+// kMayDeal: row tiles may be dealt out, whose code would delay small batches.
+template <int kStreams, int kN, bool kMayDeal>
 __global__ void __launch_bounds__(kWarps * 32) combine_kernel(const __grid_constant__ SplitParams params) {
   __shared__ float shared[kWarps * (32 * kN + 2)];
   __shared__ std::int32_t own_table[kMaxRecords + 1];
@@ -179,7 +180,8 @@ __global__ void __launch_bounds__(kWarps * 32) combine_kernel(const __grid_const
     first_token = records[partials.entry].query_start;
     num_rows = records[partials.entry].query_len * shape.group;
   } else {
-    const EntryPlace place = place_of_entry(args, shape, partials.entry);
+    const EntryPlace place =
+        kMayDeal ? place_of_dealt_entry(args, shape, partials.entry) : place_of_entry(args, shape, partials.entry);
     const TileRows tile = tile_rows(args, shape, place.seq, place.tile, params.record);
     first_token = tile.lengths.query_start + tile.first_token;
     num_rows = tile.num_tokens * shape.group;
@@ -222,14 +224,19 @@ __global__ void __launch_bounds__(kWarps * 32) combine_kernel(const __grid_const
   }
 }
 
+template <bool kMayDeal>
+auto combine_for(const KVSource& kv) {
+  return kv.num_streams == 2     ? combine_kernel<2, 4, kMayDeal>
+         : kv.head_size_v <= 128 ? combine_kernel<1, 4, kMayDeal>
+                                 : combine_kernel<1, 8, kMayDeal>;
+}
+
 }  // namespace
 
 Status launch_combine(const SplitParams& params, const Context& device, cudaStream_t stream) {
   const AttentionArgs& args = params.args;
   const std::int64_t jobs = has_entry_jobs(params.shape) ? params.shape.num_entries : params.shape.num_groups;
-  const auto kernel = args.kv.num_streams == 2     ? combine_kernel<2, 4>
-                      : args.kv.head_size_v <= 128 ? combine_kernel<1, 4>
-                                                   : combine_kernel<1, 8>;
+  const auto kernel = params.shape.deals_tiles ? combine_for<true>(args.kv) : combine_for<false>(args.kv);
   return launch_behind(dim3(static_cast<unsigned>(jobs * (args.kv.num_kv_heads / params.combine_heads)),
                             static_cast<unsigned>(params.combine_rows)),
                        kWarps * 32, kernel, params, device, stream);

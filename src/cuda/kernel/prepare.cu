@@ -14,7 +14,7 @@ __global__ void __launch_bounds__(kThreads) prepare_kernel(const __grid_constant
   __shared__ std::int32_t scratch[32];
   ptx::launch_dependents();
   const ScheduleShape& shape = params.shape;
-  build_table<kThreads>(params.args, shape, params.table, scratch, nullptr, params.record, params.entries);
+  build_table<kThreads, true>(params.args, shape, params.table, scratch, nullptr, params.record, params.entries);
   const std::int32_t total = params.table[shape.num_entries];
   const std::int32_t room = params.shape.num_slots / params.args.kv.num_kv_heads;
   if (!shape.is_fixed() || total <= room) return;

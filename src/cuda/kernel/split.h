@@ -24,7 +24,7 @@ struct ScheduleShape {
   // > 0: no request has more row tiles. Entries are then [tile, seq], so that the row tiles of a request are worked on
   // side by side and its keys and values come from memory once; else [seq, tile].
   std::int32_t tiles_per_seq = 0;
-  bool deals_tiles = false;            // entries [seq, tile] are dealt out to the groups (dealt_tile)
+  bool deals_tiles = false;            // entries [seq, tile] are dealt out to the groups; not of small batches
   std::int32_t unit_keys = kTileKeys;  // a power of two
   std::int32_t tile_units = 0;         // what the start and end of a row tile take besides, so that shares are equal
   std::int32_t num_entries = 0;        // row tiles, unused ones included
