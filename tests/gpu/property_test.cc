@@ -1,6 +1,6 @@
 // Generated attention cases on the device against the float64 reference: any shape, shapes of the fast kernels, prompts
-// (of pairs of heads too) and batches of single tokens. QUIRE_PROPERTY_CASES sets their number (default 3,000 of each
-// kind), QUIRE_PROPERTY_SEED the first seed.
+// (of pairs of heads too), batches of single tokens and of a few. QUIRE_PROPERTY_CASES sets their number (default 3,000
+// of each kind), QUIRE_PROPERTY_SEED the first seed.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -139,6 +139,27 @@ CaseShape token_shape(std::uint64_t seed) {
   return shape;
 }
 
+// The same of a few tokens a request, 17 to 32 rows at most, in chains and trees.
+CaseShape few_tokens_shape(std::uint64_t seed) {
+  CaseShape shape = prompt_shape(seed);
+  Random random(seed ^ 0xfe35);
+  shape.head_size = shape.head_size_v = 128;
+  shape.block_size = random.pick({16, 16, 16, 32, 64, 8});
+  shape.group_size = random.pick({1, 2, 4, 4, 4, 7, 8});
+  const std::int32_t most = 32 / shape.group_size;
+  for (RequestShape& request : shape.requests) {
+    const std::int32_t context = request.seq_len - request.query_len;
+    if (request.query_len > 0) request.query_len = random.chance(0.6) ? most : random.between(1, most);
+    request.seq_len = context + request.query_len;
+    const bool is_tree = random.chance(0.7);
+    request.tree_parents.clear();
+    for (std::int32_t node = 1; is_tree && node < request.query_len; ++node) {
+      request.tree_parents.push_back(random.between(0, node - 1));
+    }
+  }
+  return shape;
+}
+
 // `planned_keys`: what a plan for more than the batch says, if it is more.
 void check_case(const CaseShape& shape, KVSplits splits, std::int32_t planned_keys) {
   AttentionCase c(shape);
@@ -177,6 +198,7 @@ TEST_P(GpuProperty, WideShapesEqualFloat64) { run(wide_shape, cuda::kWideKeys); 
 TEST_P(GpuProperty, PromptShapesEqualFloat64) { run(prompt_shape); }
 TEST_P(GpuProperty, PairShapesEqualFloat64) { run(pair_shape); }
 TEST_P(GpuProperty, TokenShapesEqualFloat64) { run(token_shape); }
+TEST_P(GpuProperty, FewTokensShapesEqualFloat64) { run(few_tokens_shape); }
 
 INSTANTIATE_TEST_SUITE_P(Shards, GpuProperty, ::testing::Range<std::uint64_t>(0, kShards));
 
