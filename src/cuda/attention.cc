@@ -358,7 +358,7 @@ void lay_out_tile(Call& call, const AttentionArgs& args, const Runtime& runtime,
       std::min<std::int64_t>(call.bounds.longest_query * std::int64_t{split.shape.group}, split.stream_rows);
   const std::int64_t jobs = std::min(split.shape.num_entries, split.shape.num_groups) * args.kv.num_kv_heads;
   const std::int64_t most = rows <= split.combine_rows ? rows : ceil_div(rows, kCombineWarps);
-  const std::int64_t fitting = kCombineBlocks * device.multiprocessors / jobs;
+  const std::int64_t fitting = kCombineBlocks * device.multiprocessors / std::max<std::int64_t>(jobs, 1);
   split.combine_rows = static_cast<std::int32_t>(std::max<std::int64_t>(std::min(fitting, most), 1));
 }
 
