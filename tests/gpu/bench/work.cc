@@ -3,6 +3,7 @@
 
 #include <numeric>
 #include <tuple>
+#include <utility>
 
 #include "io/trace.h"
 
@@ -137,6 +138,15 @@ void add_prefills(std::vector<Work>& rows) {
   add("prefill causal d128 1x8k", 8192, 128, {.tflops = 250}, "72, 553-572 TFLOP/s");
   add("prefill causal d64 1x8k", 8192, 64, {}, "58, 462-468 TFLOP/s");
   add("prefill causal d256 1x8k", 8192, 256, {}, "84, 629-671 TFLOP/s");
+  for (const auto& [name, cache] : {std::pair{"prefill fp8 1x8k", KVCacheDType::kFp8E4M3},
+                                    {"prefill int8 separate scales 1x8k", KVCacheDType::kInt8PerTokenHead}}) {
+    rows.push_back({.name = name,
+                    .cache = cache,
+                    .scales = ScalePlacement::kSeparate,
+                    .seq_lens = uniform(1, 8192),
+                    .is_prefill = true,
+                    .goal = {.tflops = 400}});
+  }
   rows.push_back({.name = "prefill differential 1x8k",
                   .format = KVCacheFormat::kDifferential,
                   .seq_lens = uniform(1, 8192),
