@@ -279,7 +279,8 @@ void lay_out_tile(Call& call, const AttentionArgs& args, const Runtime& runtime,
   split.shape.tokens_per_tile = split.stream_rows / group_size(args);
   split.shape.num_entries = args.num_tokens / split.shape.tokens_per_tile + args.num_seqs;
   split.shape.unit_keys = call.tile->keys;
-  const std::int64_t tiles = ceil_div(call.bounds.longest_query, split.shape.tokens_per_tile);
+  const std::int64_t tiles =
+      std::max<std::int64_t>(ceil_div(call.bounds.longest_query, split.shape.tokens_per_tile), 1);
   if (tiles <= kMaxSideBySide) {
     split.shape.tiles_per_seq = static_cast<std::int32_t>(tiles);
     split.shape.num_entries = split.shape.tiles_per_seq * args.num_seqs;
@@ -302,7 +303,7 @@ void lay_out_tile(Call& call, const AttentionArgs& args, const Runtime& runtime,
       std::min<std::int64_t>(call.bounds.longest_query * std::int64_t{split.shape.group}, split.stream_rows);
   const std::int64_t jobs = std::min(split.shape.num_entries, split.shape.num_groups) * args.kv.num_kv_heads;
   const std::int64_t most = rows <= split.combine_rows ? rows : ceil_div(rows, kCombineWarps);
-  const std::int64_t fitting = kCombineBlocks * device.multiprocessors / std::max<std::int64_t>(jobs, 1);
+  const std::int64_t fitting = kCombineBlocks * device.multiprocessors / jobs;
   split.combine_rows = static_cast<std::int32_t>(std::max<std::int64_t>(std::min(fitting, most), 1));
 }
 
