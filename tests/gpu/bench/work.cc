@@ -144,8 +144,7 @@ void add_prefills(std::vector<Work>& rows) {
                     .cache = cache,
                     .scales = ScalePlacement::kSeparate,
                     .seq_lens = uniform(1, 8192),
-                    .is_prefill = true,
-                    .goal = {.tflops = 400}});
+                    .is_prefill = true});
   }
   rows.push_back({.name = "prefill differential 1x8k",
                   .format = KVCacheFormat::kDifferential,
