@@ -214,11 +214,11 @@ std::int32_t decode_groups(const Call& call, const AttentionArgs& args, const Co
   if (call.decode->key.one_token && bounds.num_keys > 0) {
     const std::int32_t fewest = std::max(device.multiprocessors / args.kv.num_kv_heads, 1);
     const std::int64_t enough = ceil_div(bounds.num_keys, kLeastShareKeys);
-    if (enough < most) most = std::min(most, std::max(static_cast<std::int32_t>(enough), fewest));
+    most = static_cast<std::int32_t>(std::min<std::int64_t>(most, std::max<std::int64_t>(enough, fewest)));
   }
   const bool is_uniform = bounds.num_keys > 0 && bounds.num_keys == bounds.most_keys * args.num_seqs;
   if (!is_uniform || bounds.num_keys > most * kMostAlignedKeys) return most;
-  for (std::int32_t groups = most; groups > most - most / 16 - 1; --groups) {
+  for (std::int32_t groups = most; groups >= most - most / 16; --groups) {
     if (args.num_seqs % groups == 0 || groups % args.num_seqs == 0) return groups;
   }
   return most;

@@ -226,16 +226,11 @@ __device__ inline Segment cut_segment(const ScheduleShape& shape, std::int32_t n
   return segment;
 }
 
-__device__ inline TileRows entry_rows(const AttentionArgs& args, const ScheduleShape& shape, std::int32_t entry,
-                                      FaultRecord* record) {
-  const EntryPlace place = place_of_entry(args, shape, entry);
-  return tile_rows(args, shape, place.seq, place.tile, record);
-}
-
-// The same for requests behind the first kMaxRecords. Not inlined: decode looks for segments in two places.
+// Of a request behind the first kMaxRecords. Not inlined: decode looks for segments in two places.
 __device__ __noinline__ inline TileRows late_entry_rows(const AttentionArgs& args, const ScheduleShape& shape,
                                                         std::int32_t entry, FaultRecord* record) {
-  return entry_rows(args, shape, entry, record);
+  const EntryPlace place = place_of_entry(args, shape, entry);
+  return tile_rows(args, shape, place.seq, place.tile, record);
 }
 
 // The segment that begins at `unit`; `records` as build_table left them, or nullptr.
